@@ -1,0 +1,505 @@
+"""The one class that knows ParlAI: observations in, ranked candidates and metrics out.
+
+ParlAI's `TorchRankerAgent` keeps the command line, the history and the training loop's interface. What it gets wrong
+(candidates matched by truncated ids, stale encodings, repeat blocking that empties the list, batches dropped when
+memory runs out) is done here by text and by fingerprint instead.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+from poly_agents import plugin
+
+plugin.mend()
+
+import torch  # noqa: E402
+from parlai.core.metrics import AverageMetric  # noqa: E402
+from parlai.core.teachers import create_task_agent_from_taskname  # noqa: E402
+from parlai.core.torch_agent import Output  # noqa: E402
+from parlai.core.torch_ranker_agent import TorchRankerAgent  # noqa: E402
+from parlai.utils import logging  # noqa: E402
+from parlai.utils.distributed import is_primary_worker, num_workers  # noqa: E402
+from parlai.utils.misc import warn_once  # noqa: E402
+from torch.nn.functional import cross_entropy  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from poly_agents import candidates as candidate_files  # noqa: E402
+from poly_agents import checkpoint, pool, textranker  # noqa: E402
+from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
+from poly_agents.files import replace, write_text  # noqa: E402
+from poly_agents.pool import Pool  # noqa: E402
+from poly_agents.ranker import Ranker  # noqa: E402
+from poly_agents.schedule import WarmupLinear  # noqa: E402
+from poly_agents.tokens import pad  # noqa: E402
+
+DEFAULTS = dict(
+    candidates="batch",
+    eval_candidates="inline",
+    optimizer="adamw",
+    learningrate=1e-4,
+    weight_decay=0.01,
+    gradient_clip=1.0,
+    lr_scheduler="linear",
+    batchsize=64,
+    text_truncate=360,
+    label_truncate=72,
+    validation_metric="hits@1",
+    validation_metric_mode="max",
+    validation_every_n_epochs=0.5,
+    save_every_n_secs=120,
+    log_every_n_secs=10,
+)
+
+
+class ShowCandidates(argparse.Action):
+    """`--show-candidates N` also asks `parlai display_model` to show the field the ranking is in."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        namespace.show_candidates = value
+        namespace.display_add_fields = ",".join(filter(None, [getattr(namespace, "display_add_fields", ""), "ranking"]))
+
+
+class RankerAgent(TorchRankerAgent):
+    """A `Ranker` as a ParlAI agent. A system's agent names its ranker, nothing more."""
+
+    ranker: ClassVar[type[Ranker]]
+    negatives: ClassVar[int] = 0  # default of --negatives
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group(f"{cls.__name__} of poly_agents")
+        cls.ranker.Options.add_to(group)
+        group.add_argument(
+            "--negatives",
+            type=int,
+            default=cls.negatives,
+            help="with -cands batch: how many of the batch's other responses each context is trained against; 0: all",
+        )
+        group.add_argument(
+            "--show-candidates",
+            type=int,
+            default=0,
+            action=ShowCandidates,
+            help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
+        )
+        parser.set_defaults(**DEFAULTS)
+        return parser
+
+    @staticmethod
+    def dictionary_class():
+        return TokenizerDictionary
+
+    # --- construction ---------------------------------------------------------------------------------------------
+
+    def __init__(self, opt, shared=None):
+        if not shared:
+            self._refuse_what_cannot_work(opt)
+        self.examples_seen: Counter[str] = Counter()
+        self.encoded: dict[str, Any] = shared["encoded"] if shared else {}
+        super().__init__(opt, shared)
+        if not shared and not hasattr(self, "optimizer"):
+            self.ranker_module.lower_precision()
+
+    @classmethod
+    def _refuse_what_cannot_work(cls, opt) -> None:
+        name = opt["model"]
+        if opt.get("person_tokens"):
+            raise ValueError("--person-tokens: the dictionary of a pretrained encoder is fixed; leave it out")
+        if opt.get("fp16"):
+            raise ValueError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
+        if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not cls.ranker.caches:
+            raise ValueError(f"{name} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
+        path = opt.get("fixed_candidates_path")
+        if path and not Path(path).is_file():
+            raise ValueError(f"--fixed-candidates-path {path}: there is no such file")
+        if cls._is_training(opt) and opt.get("precision") == "float16":
+            raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
+
+    @staticmethod
+    def _is_training(opt) -> bool:
+        return "train" in opt.get("datatype", "") and "evalmode" not in opt["datatype"] and not opt["interactive_mode"]
+
+    def build_model(self) -> Ranker:
+        options = self.ranker.Options.of(self.opt)
+        start, _ = self._get_init_model(self.opt, None)
+        config = checkpoint.read_header(start)["backbone"] if start else None
+        model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")
+        longest = self.text_truncate + self.label_truncate if model.pairs else max(self.text_truncate, self.label_truncate)
+        if longest > model.room:
+            raise ValueError(
+                f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {longest} "
+                f"positions, the encoder has {model.room} beside its special tokens; give smaller ones"
+            )
+        logging.info(f"precision: {model.context_encoder.dtype} ({options.precision}), weights in float32")
+        return model
+
+    @property
+    def ranker_module(self) -> Ranker:
+        """The model without its wrapper of distributed training."""
+        return getattr(self.model, "module", self.model)
+
+    def build_lr_scheduler(self, states=None, hard_reset=False):
+        if hard_reset:
+            self.examples_seen.clear()
+        if self.opt["lr_scheduler"] != "linear":
+            return super().build_lr_scheduler(states, hard_reset)
+        done = 0 if hard_reset else (states or {}).get("number_training_updates", 0)
+        warm_up = self.opt["warmup_updates"] if self.opt["warmup_updates"] >= 0 else None
+        self.scheduler = WarmupLinear(self.optimizer, self._total_updates(), warm_up, done)
+        self._number_training_updates = done
+
+    def _total_updates(self) -> int | None:
+        """How many updates the run will make, or None where its end is open."""
+        if self.opt.get("max_train_steps", -1) > 0:
+            return self.opt["max_train_steps"]
+        if self.opt.get("num_epochs", -1) <= 0:
+            return None
+        teachers = [teacher for task in self._tasks() for teacher in create_task_agent_from_taskname(task)]
+        a_step = self.opt["batchsize"] * self.opt.get("update_freq", 1) * num_workers()
+        return max(1, math.ceil(self.opt["num_epochs"] * sum(t.num_examples() for t in teachers) / a_step))
+
+    def _tasks(self, **changes):
+        """Our options once for every task in `-t`, with changes."""
+        for task in self.opt["task"].split(","):
+            opt = copy.deepcopy(self.opt)
+            opt.update(changes, task=task)
+            yield opt
+
+    def share(self):
+        return super().share() | {"encoded": self.encoded, "pools": self.pools}
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def save(self, path=None):
+        """Weights, `.opt` and `.dict` under `path`; a `.checkpoint` also holds all that training needs to go on."""
+        path = path or self.opt.get("model_file")
+        if not path:
+            return
+        model = self.ranker_module
+        header = {
+            "agent": self.ranker.__module__.rpartition(".")[2],
+            "options": vars(model.options),
+            "backbone": model.context_encoder.config,
+            "text_truncate": self.text_truncate,
+            "label_truncate": self.label_truncate,
+            "number_training_updates": self._number_training_updates,
+            "examples_seen": dict(self.examples_seen),
+        }
+        scheduler = getattr(self, "scheduler", None)
+        if scheduler is not None and not isinstance(scheduler, WarmupLinear):
+            header["lr_scheduler"] = scheduler.get_state_dict()
+            header["lr_scheduler_type"] = self.opt["lr_scheduler"]
+            header["warmup_scheduler"] = scheduler.get_warmup_state_dict()
+        optimizer = None
+        if path.endswith(".checkpoint") and hasattr(self, "optimizer"):
+            header["optimizer_type"] = self.opt["optimizer"]
+            optimizer = self.optimizer.state_dict()
+        if os.path.exists(f"{path}.trainstats"):
+            # ParlAI writes this file in place, after us: a kill in that moment must not cost the run.
+            replace(f"{path}.trainstats.previous", lambda beside: shutil.copy(f"{path}.trainstats", beside))
+        self.dict.save(f"{path}.dict")
+        replace(f"{path}.opt", self.opt.save)
+        checkpoint.write(path, header, model.tensors(), optimizer)
+
+    def load(self, path):
+        saved = checkpoint.read(path)
+        self.ranker_module.load_tensors(saved.weights, path)
+        self.examples_seen = Counter(saved.header["examples_seen"])
+        self._mend_trainstats(f"{path}.trainstats")
+        return saved.header | {"optimizer": saved.optimizer}
+
+    @staticmethod
+    def _mend_trainstats(path: str) -> None:
+        try:
+            text = Path(path).read_text(encoding="utf-8") if os.path.exists(path) else "{}"
+            json.loads(text)
+        except ValueError:
+            logging.warning(f"{path} was cut off by a kill; taking the one before it")
+            os.replace(f"{path}.previous", path)
+
+    # --- observations ---------------------------------------------------------------------------------------------
+
+    def vectorize(self, obs, history, **kwargs):
+        obs = super().vectorize(obs, history, **kwargs | {"add_start": False, "add_end": False})
+        if obs.get("context_truncate_rate") or obs.get("label_truncate_rate"):
+            warn_once(
+                f"some texts are longer than --text-truncate {self.text_truncate} or --label-truncate "
+                f"{self.label_truncate} tokens: contexts keep their newest turns, candidates their head; "
+                "the report counts them (ctrunc, ltrunc)"
+            )
+        return obs
+
+    def _set_label_cands_vec(self, obs, add_start, add_end, truncate):
+        source = self.opt["candidates" if "labels" in obs else "eval_candidates"]
+        if source in ("inline", "batch-all-cands") and obs.get("label_candidates"):
+            obs.force_set("label_candidates", list(obs["label_candidates"]))
+            obs["label_candidates_vecs"] = [i[:truncate] for i in self.dict.words.ids_of(obs["label_candidates"])]
+        return obs
+
+    def is_valid(self, obs):
+        """With --ignore-bad-candidates, training skips an example whose label is not among its candidates."""
+        if obs.is_padding():
+            return False
+        if not self.ignore_bad_candidates or not obs.get("labels") or "label_candidates_vecs" not in obs:
+            return True
+        known = any(label.strip() == text.strip() for label in obs["labels"] for text in obs["label_candidates"])
+        if not known:
+            warn_once("skipping examples whose label is not among their candidates")
+        return known
+
+    def batchify(self, obs_batch, sort=False):
+        batch = super().batchify(obs_batch, sort)
+        if batch.batchsize:
+            rows = [obs_batch[i] for i in batch.valid_indices.tolist()]
+            batch.contexts = [list(map(int, obs.get("text_vec", ()))) for obs in rows]
+            batch.label_ids = [list(map(int, o.get("labels_vec", o.get("eval_labels_vec", ())))) for o in rows]
+            batch.histories = [obs.get("full_text") or obs.get("text") or "" for obs in rows]
+            batch.tasks = [obs.get("id", "") for obs in rows]
+        return batch
+
+    # --- candidates -----------------------------------------------------------------------------------------------
+
+    def _build_candidates(self, batch, source, mode) -> Pool:
+        labels = batch.labels if batch.labels and any(batch.labels) else None
+        if source == "batch":
+            if labels is None:
+                raise ValueError(f"--candidates batch ranks the batch's own labels, and these {mode} examples have none")
+            if len(labels) == 1:
+                warn_once("a batch of one example has no other response to rank against; raise -bs")
+            return pool.shared(labels, batch.label_ids, labels)
+        if source in ("fixed", "vocab"):
+            found = self.pools[source]
+            found = found._replace(labels=pool.columns(found, labels)) if labels else found
+        else:
+            if batch.candidates is None or not all(batch.candidates):
+                flag = "--candidates" if mode == "train" else "--eval-candidates"
+                raise ValueError(f"{flag} {source}: these examples bring no candidates; give {flag} batch or fixed")
+            if source == "inline":
+                found = pool.separate(batch.candidates, batch.candidate_vecs, labels)
+            else:
+                texts, ids = ([x for row in rows for x in row] for rows in (batch.candidates, batch.candidate_vecs))
+                found = pool.shared(texts, ids, labels)
+        if found.labels is not None and (found.labels < 0).any() and not (self.ignore_bad_candidates and mode == "eval"):
+            row = int((found.labels < 0).nonzero()[0])
+            raise RuntimeError(
+                f"the label {labels[row]!r} is not among the {source} candidates of the example "
+                f"{batch.histories[row][-200:]!r}; --ignore-bad-candidates true skips such examples"
+            )
+        return found
+
+    def set_vocab_candidates(self, shared):
+        self.vocab_candidates = self.vocab_candidate_vecs = self.vocab_candidate_encs = None
+        if not shared and self.eval_candidates == "vocab":
+            words = self.dict.words
+            special = {i for piece in (*words.frame.single, *words.frame.pair) for i in piece.ids} | {words.pad_id}
+            ids = sorted(self.dict.ind2tok.keys() - special)
+            self.pools["vocab"] = pool.shared([words.text([i]) for i in ids], [[i] for i in ids], None)
+
+    def set_fixed_candidates(self, shared):
+        self.fixed_candidates = self.fixed_candidate_vecs = self.fixed_candidate_encs = None
+        self.num_fixed_candidates = 0
+        self.pools: dict[str, Pool] = shared["pools"] if shared else {}
+        if shared or "fixed" not in (self.candidates, self.eval_candidates):
+            return
+        path = self.fixed_candidates_path or self.get_task_candidates_path()
+        texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not texts:
+            raise ValueError(f"{path} holds no candidates; it takes one a line")
+        self.fixed_candidates_path = path
+        self.pools["fixed"] = pool.shared(texts, [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)], None)
+        self.fixed_candidates = self.pools["fixed"].texts
+        self.num_fixed_candidates = len(self.fixed_candidates)
+        logging.info(f"{self.num_fixed_candidates} candidates from {path}")
+        if not hasattr(self, "optimizer") and not self._is_training(self.opt):
+            self._encode("fixed")
+
+    def get_task_candidates_path(self):
+        """A file of the task's responses: all of them in their order, or those the task picks for a chat."""
+        name = re.sub(r"[^\w.-]+", "_", self.opt["task"])
+        path = f"{self.opt.get('model_file') or 'model'}.cands-{name}.cands"
+        if os.path.exists(path) and os.path.getsize(path):
+            return path
+        logging.info(f"collecting the candidates of {self.opt['task']} in {path}")
+        texts: dict[str, None] = {}
+        for opt in self._tasks(datatype="train:evalmode", batchsize=1, interactive_task=False, num_examples=-1):
+            for teacher in create_task_agent_from_taskname(opt):
+                texts.update(dict.fromkeys(chat_candidates(teacher)))
+        if not texts:
+            raise ValueError(f"the task {self.opt['task']} has no responses to chat with; give -fcp FILE")
+        write_text(path, "\n".join(texts) + "\n")
+        return path
+
+    def _encode(self, source: str) -> Any:
+        """The kept candidates of a fixed pool: made once, and once more after every change of the weights."""
+        if source not in self.encoded:
+            ids = self.pools[source].ids
+            path = self._encodings_path(source)
+            key = path and candidate_files.fingerprint(self.ranker_module, ids)
+            kept = candidate_files.load(path, key) if path else None
+            if kept is None:
+                if path and self.opt["fixed_candidate_vecs"] not in ("reuse", "replace") and os.path.exists(path):
+                    raise ValueError(f"{path} was not made by this model from these candidates; give another path")
+                kept = self.ranker_module.encode_texts(ids, progress=is_primary_worker())
+                if path:
+                    candidate_files.save(path, key, kept)
+            self.encoded[source] = kept.to(self.ranker_module.device)
+        return self.encoded[source]
+
+    def _encodings_path(self, source: str) -> str | None:
+        """Where the encodings are kept; None where they are not worth keeping."""
+        training = self._is_training(self.opt)
+        if source != "fixed" or training or not self.ranker.caches or not self.encode_candidate_vecs:
+            return None
+        given = self.opt["fixed_candidate_vecs"]
+        if given not in ("reuse", "replace"):
+            return given
+        if not self.opt.get("model_file"):
+            return None
+        path = f"{self.opt['model_file']}.{Path(self.fixed_candidates_path).stem}.encs"
+        if given == "replace":
+            Path(path).unlink(missing_ok=True)
+        return path
+
+    def score_candidates(self, batch, cand_vecs: Pool, cand_encs=None):
+        """Scores [B, C] of a batch against a pool; minus infinity where a row has fewer candidates.
+
+        With `cand_encs` the pool is encoded already and nothing is learnt; without, all goes through one `forward`.
+        """
+        device = self.ranker_module.device
+        index = None if cand_vecs.index is None else cand_vecs.index.to(device)
+        chosen = None if index is None else index.clamp(min=0)
+        if cand_encs is None:
+            scores = self.model(pad(batch.contexts).to(device), pad(cand_vecs.ids).to(device), chosen)
+        else:
+            scores = self.ranker_module.score_texts(batch.contexts, cand_encs, chosen)
+        return scores if index is None else scores.masked_fill(index < 0, -torch.inf)
+
+    # --- the two steps --------------------------------------------------------------------------------------------
+
+    def train_step(self, batch):
+        self.encoded.clear()
+        self.model.train()
+        self.zero_grad()
+        found = self._build_candidates(batch, self.candidates, "train")
+        if self.candidates == "batch" and self.opt["negatives"]:
+            found = pool.sample(found, self.opt["negatives"], self._number_training_updates)
+        scores = self.score_candidates(batch, found)
+        labels = found.labels.to(scores.device)
+        loss = cross_entropy(scores, labels, reduction="none")
+        self.backward(loss.mean())
+        self.update_params()
+        self.examples_seen.update(batch.tasks)
+        self.record_local_metric("mean_loss", AverageMetric.many(loss.tolist()))
+        self._record_ranks(scores.detach(), labels)
+        self._show_progress(len(batch.contexts), float(loss.mean()))
+        return Output()
+
+    def eval_step(self, batch):
+        if not batch.batchsize:
+            return None
+        found = self._build_candidates(batch, self.eval_candidates, "eval")
+        if self.eval_candidates in self.pools and self.encode_candidate_vecs:
+            kept = self._encode(self.eval_candidates)
+        else:
+            kept = self.ranker_module.encode_texts(found.ids)
+        scores = self.score_candidates(batch, found, kept)
+        if found.labels is not None:
+            labels = found.labels.to(scores.device)
+            known = (labels >= 0).tolist()
+            loss = cross_entropy(scores, labels.clamp(min=0), reduction="none").tolist()
+            self.record_local_metric("loss", [AverageMetric(x) if k else None for x, k in zip(loss, known, strict=True)])
+            self._record_ranks(scores, labels)
+        return self._answers(batch, found, scores.float().cpu())
+
+    def _record_ranks(self, scores, labels) -> None:
+        """Rank of the label, mean reciprocal rank, and in training the share of ranks of one."""
+        ranks = label_ranks(scores, labels).tolist()
+        self.record_local_metric("rank", [AverageMetric(r) if r else None for r in ranks])
+        self.record_local_metric("mrr", [AverageMetric(1 / r) if r else None for r in ranks])
+        if self.is_training:
+            self.record_local_metric("train_accuracy", [AverageMetric(int(r == 1)) for r in ranks])
+
+    def _answers(self, batch, found: Pool, scores) -> Output:
+        limit = self.opt["cap_num_predictions"]
+        block = self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed"
+        texts, values = [], []
+        for number, line in enumerate(scores):
+            row = found.row(number)
+            said = set(batch.histories[number].split("\n")) if block else set()
+            best, order = top(line[: len(row)], limit + len(said))
+            ranked = [(found.texts[row[c]], s) for c, s in zip(order.tolist(), best.tolist(), strict=True)]
+            ranked = [pair for pair in ranked if pair[0] not in said] or ranked
+            texts.append([text for text, _ in ranked[:limit]])
+            values.append([score for _, score in ranked[:limit]])
+        sampled = self.opt["inference"] == "topk"
+        replies = [self.random.choice(row[: self.opt["topk"]]) if sampled else row[0] for row in texts]
+        output = Output(replies, texts, candidate_scores=values)
+        if self.opt["return_cand_scores"]:
+            output["sorted_scores"] = values
+        if self.opt["show_candidates"] and not self.opt["interactive_mode"]:
+            output["ranking"] = [
+                lines(row, scores, self.opt["show_candidates"]) for row, scores in zip(texts, values, strict=True)
+            ]
+        return output
+
+    def act(self):
+        """In a chat, append the best candidates to what is shown; the history keeps the reply alone."""
+        reply = super().act()
+        if self.opt["interactive_mode"] and self.opt["show_candidates"] and reply.get("text_candidates"):
+            shown = lines(reply["text_candidates"], reply["candidate_scores"], self.opt["show_candidates"])
+            reply.force_set("text", "\n".join([reply["text"], *shown]))
+        return reply
+
+    def _show_progress(self, examples: int, loss: float) -> None:
+        """On a terminal, a bar with loss, examples per second and time left; ParlAI's log lines tell the same."""
+        if not hasattr(self, "bar"):
+            total = getattr(self.scheduler, "total", None) if getattr(self, "scheduler", None) else None
+            size = self.opt["batchsize"] * self.opt.get("update_freq", 1) * num_workers()
+            done = self._number_training_updates - 1
+            self.bar = tqdm(total=total and total * size, initial=done * size, unit="ex", desc="train", disable=None)
+            self.smooth_loss = loss
+        self.smooth_loss += 0.05 * (loss - self.smooth_loss)
+        self.bar.set_postfix(loss=f"{self.smooth_loss:.3f}", refresh=False)
+        self.bar.update(examples * num_workers())
+
+
+def label_ranks(scores, labels):
+    """Rank of each label, [B], counted from 1; 0 where there is none. Ties keep the candidates' order."""
+    columns = labels.clamp(min=0).unsqueeze(1)
+    own = scores.gather(1, columns)
+    before = torch.arange(scores.shape[1], device=scores.device) < columns
+    ranks = 1 + ((scores > own) | ((scores == own) & before)).sum(1)
+    return ranks * (labels >= 0)
+
+
+def top(scores, count: int):
+    """The best of a line of scores, best first; equal scores keep their order where the line is short."""
+    if len(scores) <= 4096:
+        values, order = scores.sort(descending=True, stable=True)
+        return values[:count], order[:count]
+    return scores.topk(min(count, len(scores)))
+
+
+def lines(texts, scores, count: int) -> list[str]:
+    """`   12.34  text` for the best few."""
+    return [f"{score:9.3f}  {text}" for text, score in list(zip(texts, scores, strict=True))[:count]]
+
+
+def chat_candidates(teacher):
+    """The responses of a teacher's split: what it picks for a chat, or every first label in order."""
+    if hasattr(teacher, "chat_candidates"):
+        yield from teacher.chat_candidates()
+        return
+    while not teacher.epoch_done():
+        message = teacher.act()
+        for label in (message.get("labels") or message.get("eval_labels") or ())[:1]:
+            yield " ".join(label.split())

@@ -1,0 +1,101 @@
+"""Tokens -> states: a transformers encoder, its precision, and batching by length."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from poly_agents.tokens import Tokens
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}  # padded tokens in one run; measured best, larger only pads more
+
+
+class Backbone(nn.Module):
+    """A HuggingFace encoder without its pooler.
+
+    Master weights stay float32 while training; the products run in `dtype` under autocast.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        if hasattr(model, "pooler"):
+            model.pooler = None  # trained for another task; no system here reads it
+        self.model = model
+        self.dtype = dtype
+        self.width: int = model.config.hidden_size
+        takes_segments = "token_type_ids" in inspect.signature(model.forward).parameters
+        self.segments = takes_segments and getattr(model.config, "type_vocab_size", 0) > 1
+        offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)  # RoBERTa counts from padding_idx + 1
+        self.positions: int = model.config.max_position_embeddings - (0 if offset is None else offset + 1)
+
+    @classmethod
+    def pretrained(cls, folder: str, dtype: torch.dtype) -> "Backbone":
+        """By HuggingFace name or folder. A checkpoint that lacks weights is refused, never filled with random ones."""
+        from transformers import AutoModel
+
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
+        )
+        missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+        if missing:
+            raise ValueError(f"the checkpoint {folder} lacks {len(missing)} weights of its encoder: {missing[:3]} ...")
+        return cls(model, dtype)
+
+    @classmethod
+    def blank(cls, config: dict[str, Any], dtype: torch.dtype) -> "Backbone":
+        """The architecture alone, from what `config` of another one holds; its weights are to be loaded."""
+        from transformers import AutoConfig, AutoModel
+
+        config = AutoConfig.for_model(**config)
+        return cls(AutoModel.from_config(config, dtype=torch.float32, attn_implementation=attention()), dtype)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that `blank` needs, as JSON."""
+        return self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
+
+    def freeze_embeddings(self) -> None:
+        """Leave the word embeddings as they are (Humeau et al. 2020, Table 3: as good, and faster)."""
+        self.model.get_input_embeddings().weight.requires_grad_(False)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Framed tokens [N, L] -> states [N, L, D] in float32."""
+        inputs = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
+        if self.segments:
+            inputs["token_type_ids"] = tokens.segments
+        device = tokens.ids.device.type
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(**inputs).last_hidden_state.float()
+
+
+def by_length(run: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
+    """Apply `run` ([N, L] -> [N, ...]) to rows of like length together, under a budget of padded tokens.
+
+    The longest come first, so a batch that does not fit in memory fails at once and not after an hour.
+    """
+    budget = TOKEN_BUDGET.get(tokens.ids.device.type, 4096)
+    lengths, order = tokens.mask.sum(-1).sort(descending=True)
+    lengths = lengths.tolist()
+    outputs, start = [], 0
+    while start < len(lengths):
+        length = max(1, lengths[start])
+        rows = order[start : start + max(1, budget // length)]
+        outputs.append(run(tokens.select(rows).cut(length)))
+        start += len(rows)
+    return torch.cat(outputs)[order.argsort()]
+
+
+def attention() -> str:
+    """On CPU plain attention trains 1.4 times faster than the fused one (MiniLM, bf16); on GPU the fused one wins."""
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def choose_dtype(precision: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the processor or the GPU multiplies it natively, else float32."""
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported(False) if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    return getattr(torch, precision)

@@ -1,0 +1,42 @@
+"""Encoded candidates on disk. A cache knows what it came from: a stale one is made again, never used."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from poly_agents.files import replace
+from poly_agents.ranker import Ranker
+
+
+def fingerprint(ranker: Ranker, ids: Sequence[Sequence[int]]) -> str:
+    """sha256 over all that an encoding depends on: the weights, the options, the special tokens and the ids."""
+    digest = hashlib.sha256(f"{type(ranker).__name__} {ranker.options} {ranker.frame}".encode())
+    for name, tensor in sorted(ranker.tensors().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for text in ids:
+        digest.update(f"{list(text)}".encode())
+    return digest.hexdigest()
+
+
+def load(path: str | Path, key: str) -> Any | None:
+    """What was encoded under `key`, or None: nothing there, stale, or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != key:
+                return None
+            return file.get_tensor("kept")
+    except (SafetensorError, OSError):
+        return None
+
+
+def save(path: str | Path, key: str, kept: Any) -> None:
+    """Write encodings beside `path` and rename them into place."""
+    if isinstance(kept, Tensor):
+        replace(path, lambda beside: save_file({"kept": kept.cpu().contiguous()}, beside, {"fingerprint": key}))

@@ -1,0 +1,31 @@
+"""Files are written beside and renamed: a killed run leaves the old file or the new one, never half of one."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def replace(path: str | Path, write: Callable[[str], None]) -> None:
+    """Let `write` fill a file beside `path`, then rename it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(str(beside))
+        os.replace(beside, path)
+    finally:
+        with suppress(FileNotFoundError):
+            beside.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file whole."""
+    replace(path, lambda beside: Path(beside).write_text(text, encoding="utf-8"))
+
+
+def sha256(path: str | Path) -> str:
+    """The hexadecimal digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

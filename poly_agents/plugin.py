@@ -1,0 +1,121 @@
+"""How the bare `parlai` command finds poly_agents, and the two places where ParlAI 1.7.2 and today's torch disagree.
+
+`poly_agents.pth` imports this module at every interpreter start, in spawned workers too, and calls `install`. ParlAI
+looks for agents, tasks, worlds and commands only inside its own packages, so the finder below lets each of those
+packages look in `poly_agents/_parlai/` as well. Nothing of ParlAI is edited, and neither ParlAI nor torch is imported
+before somebody else imports it. `POLY_AGENTS_PLUGIN=0` switches the hook off; `-m poly_agents.poly:PolyAgent` then
+still works.
+"""
+
+import importlib
+import os
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+
+ALIASES = "parlai.agents.poly_agents."
+EXTENDED = ("parlai.agents", "parlai.tasks", "parlai.zoo", "parlai.scripts", "parlai.mutators")
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_parlai")
+
+
+def mend_plateau(lr_scheduler) -> None:
+    """torch 2.7 removed `ReduceLROnPlateau(verbose=...)`, which ParlAI's default scheduler still passes.
+
+    Gives `parlai.nn.lr_scheduler` a view of `torch.optim` that drops the argument. It can go when ParlAI drops it.
+    """
+    from types import SimpleNamespace
+
+    optim = lr_scheduler.optim
+
+    def plateau(*args, verbose=None, **kwargs):
+        return optim.lr_scheduler.ReduceLROnPlateau(*args, **kwargs)
+
+    schedulers = SimpleNamespace(**{**vars(optim.lr_scheduler), "ReduceLROnPlateau": plateau})
+    lr_scheduler.optim = SimpleNamespace(**{**vars(optim), "lr_scheduler": schedulers})
+
+
+def mend_load(opt) -> None:
+    """torch 2.6 made `torch.load` refuse everything but tensors; ParlAI's checkpoints also hold options and counters.
+
+    Names what they hold, so that they load with the check still on. It can go when ParlAI does the same.
+    """
+    import numpy
+    import torch
+
+    scalar = numpy.float64(0).__reduce__()[0]
+    dtypes = [type(numpy.dtype(t)) for t in ("float64", "float32", "int64")]
+    torch.serialization.add_safe_globals([opt.Opt, scalar, numpy.dtype, *dtypes])
+
+
+MENDS = {"parlai.nn.lr_scheduler": mend_plateau, "parlai.core.opt": mend_load}
+
+
+class AliasLoader:
+    """Loads `parlai.agents.poly_agents.NAME` as a view of `poly_agents.NAME`, so a new agent is one new file."""
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        real = importlib.import_module("poly_agents." + module.__name__.removeprefix(ALIASES))
+        module.__dict__.update({k: v for k, v in vars(real).items() if not k.startswith("__")})
+
+
+class MendingLoader:
+    """ParlAI's own loader, then one of the mends."""
+
+    def __init__(self, loader, mend):
+        self.loader = loader
+        self.mend = mend
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        self.mend(module)
+
+
+class PluginFinder:
+    """Lets ParlAI's packages look in our folder too, and mends two of its modules as they are imported."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if not name.startswith("parlai."):
+            return None
+        if name.startswith(ALIASES):
+            return ModuleSpec(name, AliasLoader())
+        if name not in MENDS and name not in EXTENDED:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        if name in MENDS:
+            spec.loader = MendingLoader(spec.loader, MENDS[name])
+        elif os.path.isdir(folder := os.path.join(FOLDER, name.rpartition(".")[2])):
+            spec.submodule_search_locations = [*spec.submodule_search_locations, folder]
+        return spec
+
+
+def install() -> None:
+    """Put the finder first in line, once. Called by `poly_agents.pth`."""
+    if os.environ.get("POLY_AGENTS_PLUGIN") != "0" and PluginFinder not in sys.meta_path:
+        sys.meta_path.insert(0, PluginFinder)
+
+
+def mend() -> None:
+    """Mend what is already imported: for a ParlAI started with the hook switched off.
+
+    Raises ImportError, with the command to type, where ParlAI is missing.
+    """
+    try:
+        importlib.import_module("parlai.core.opt")
+    except ImportError as error:
+        raise ImportError(
+            f"poly_agents needs ParlAI ({error}); type: pip install --no-deps parlai==1.7.2  "
+            "(without --no-deps its old pins downgrade numpy)"
+        ) from error
+    for name, mend_module in MENDS.items():
+        module = importlib.import_module(name)
+        if not isinstance(module.__spec__.loader, MendingLoader) and not getattr(module, "poly_agents_mended", False):
+            mend_module(module)
+            module.poly_agents_mended = True

@@ -1,0 +1,98 @@
+"""A trained model from plain Python: texts in, ranked candidates out."""
+
+import importlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from poly_agents import checkpoint
+from poly_agents.backbone import Backbone, choose_dtype
+from poly_agents.ranker import Ranker, RankerOptions
+from poly_agents.tokenizer import Tokenizer
+
+
+class Ranked(NamedTuple):
+    text: str
+    score: float
+
+
+class TextRanker:
+    """What `poly_agents.load` returns."""
+
+    def __init__(self, ranker: Ranker, tokenizer: Tokenizer, text_truncate: int, label_truncate: int):
+        self.ranker = ranker
+        self.tokenizer = tokenizer
+        self.text_truncate = text_truncate
+        self.label_truncate = label_truncate
+
+    @classmethod
+    def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
+        """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else."""
+        tokenizer = Tokenizer.load(f"{model_file}.dict")
+        saved = checkpoint.read(model_file)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = ranker_class(saved.header["agent"])
+        options = kind.Options.of(saved.header["options"] | {"precision": precision})
+        ranker = build(kind, options, tokenizer, saved.header["backbone"], device)
+        ranker.load_tensors(saved.weights, model_file)
+        ranker.lower_precision()
+        return cls(ranker.to(device).eval(), tokenizer, saved.header["text_truncate"], saved.header["label_truncate"])
+
+    def rank(
+        self,
+        context: str | Sequence[str],
+        candidates: Sequence[str] | Sequence[Sequence[str]],
+        top: int | None = None,
+    ) -> list[Ranked] | list[list[Ranked]]:
+        """Candidates with their scores, best first; equal scores keep the order they came in.
+
+        `context` is one context, its turns parted by newlines, or a list of them: then `candidates` is one list for
+        all, or a list for each, and a list of rankings comes back. Equal texts are ranked once.
+        """
+        if isinstance(context, str):
+            return self.rank([context], candidates, top)[0]
+        pools = [list(candidates)] if not candidates or isinstance(candidates[0], str) else candidates
+        if len(pools) not in (1, len(context)):
+            raise ValueError(f"{len(context)} contexts need one list of candidates or as many, got {len(pools)}")
+        if not all(pools):
+            raise ValueError("there is nothing to rank: a list of candidates is empty")
+        if not context:
+            return []
+        texts = list(dict.fromkeys(text for pool in pools for text in pool))
+        place = {text: row for row, text in enumerate(texts)}
+        rows = [list(dict.fromkeys(place[text] for text in pool)) for pool in pools]
+        kept = self.ranker.encode_texts([ids[: self.label_truncate] for ids in self.tokenizer.ids_of(texts)])
+        contexts = [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(context)]
+        if len(rows) == 1:
+            scores = self.ranker.score_texts(contexts, kept)
+            return [self._sorted(texts, rows[0], line, top) for line in scores]
+        index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        scores = self.ranker.score_texts(contexts, kept, index.to(self.ranker.device))
+        return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
+
+    @staticmethod
+    def _sorted(texts: list[str], rows: list[int], scores: torch.Tensor, top: int | None) -> list[Ranked]:
+        values, order = scores.float().cpu().sort(descending=True, stable=True)
+        pairs = zip(order[:top].tolist(), values[:top].tolist(), strict=True)
+        return [Ranked(texts[rows[place]], score) for place, score in pairs]
+
+
+def ranker_class(agent: str) -> type[Ranker]:
+    """`poly` -> PolyRanker of `poly_agents.poly`."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", agent):
+        raise ValueError(f"{agent!r} is not the name of a ranker")
+    module = importlib.import_module(f"poly_agents.{agent}")
+    return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
+
+
+def build(kind: type[Ranker], options: RankerOptions, tokenizer: Tokenizer, config: dict | None, device: str) -> Ranker:
+    """A ranker over a pretrained backbone, or over a blank one of a known configuration."""
+    dtype = choose_dtype(options.precision, device)
+    if config is not None:
+        return kind(options, tokenizer.frame, lambda: Backbone.blank(config, dtype))
+    from poly_agents import zoo
+
+    folder = zoo.backbone(options.backbone)
+    return kind(options, tokenizer.frame, lambda: Backbone.pretrained(folder, dtype))

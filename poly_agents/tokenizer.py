@@ -1,0 +1,74 @@
+"""text -> ids: a fast transformers tokeniser, bare. Turns are separated by a newline, which becomes the separator."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+
+from poly_agents.files import write_text
+from poly_agents.tokens import Frame, read_frame
+
+
+class Tokenizer:
+    """One file holds it whole: `save` writes it, `Tokenizer(path)` reads it, no network and no class names.
+
+    A special token spelt out in a text ("[SEP]") stays plain text: a user cannot forge a turn.
+    """
+
+    def __init__(self, backend: Backend, pad_id: int, turn_id: int):
+        backend.no_truncation()
+        backend.no_padding()
+        self.frame: Frame = read_frame(backend, pad_id)
+        backend.encode_special_tokens = True
+        self.backend = backend
+        self.pad_id = pad_id
+        self.turn_id = turn_id
+
+    @classmethod
+    def pretrained(cls, folder: str) -> "Tokenizer":
+        """The tokeniser of a HuggingFace model, by name or folder."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if not tokenizer.is_fast:
+            raise ValueError(f"{folder} has only a slow tokeniser; convert it to a tokenizer.json first")
+        turn_id = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        if turn_id is None:
+            raise ValueError(f"the tokeniser of {folder} has neither a separator nor an end token to part turns with")
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return cls(Backend.from_str(tokenizer.backend_tokenizer.to_str()), pad_id, turn_id)
+
+    @classmethod
+    def load(cls, path: str) -> "Tokenizer":
+        """Read what `save` wrote."""
+        try:
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], saved["turn_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a tokeniser of poly_agents ({error}); restore the file") from error
+
+    def save(self, path: str) -> None:
+        saved = {"pad_id": self.pad_id, "turn_id": self.turn_id, "tokenizer": json.loads(self.backend.to_str())}
+        write_text(path, json.dumps(saved, ensure_ascii=False))
+
+    def ids(self, text: str) -> list[int]:
+        """Bare ids of one text, no special tokens but the separator between its lines."""
+        return self.ids_of([text])[0]
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Bare ids of many texts, tokenised in bulk."""
+        lines = [text.split("\n") for text in texts]
+        flat = iter(self.backend.encode_batch([line for text in lines for line in text], add_special_tokens=False))
+        found = []
+        for text in lines:
+            ids = list(next(flat).ids)
+            for _ in text[1:]:
+                ids.append(self.turn_id)
+                ids.extend(next(flat).ids)
+            found.append(ids)
+        return found
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Ids back to text, as near as the vocabulary allows."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)

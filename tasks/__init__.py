@@ -1,0 +1,22 @@
+"""Data sets of response selection, one file each: `-t poly_agents:NAME` is `NAMETeacher` of `tasks/NAME.py`."""
+
+import importlib
+import re
+
+
+def teacher(name: str) -> type:
+    """`ChitchatTeacher` -> that class of `poly_agents.tasks.chitchat`. Raises AttributeError for an unknown one."""
+    module = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Teacher")).lower()
+    try:
+        return getattr(importlib.import_module(f"poly_agents.tasks.{module}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"poly_agents.tasks.{module}":
+            raise
+        raise AttributeError(f"poly_agents has no task {module!r}; its tasks: {', '.join(names())}") from None
+
+
+def names() -> list[str]:
+    """All tasks, by their `-t poly_agents:NAME`."""
+    import pkgutil
+
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "response")

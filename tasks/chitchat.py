@@ -1,0 +1,75 @@
+"""Chit-chat: 7,168 conversations between university students, 138,737 turns.
+
+Source   package chitchat-dataset 0.9.0 (BYU Perception, Control and Cognition lab, the Chit-Chat Challenge of 2018)
+Licence  MIT
+Split    by conversation, with a fixed seed: 90% train, 5% valid, 5% test
+Eval     20 candidates: the response and 19 of the same split
+"""
+
+import importlib.util
+import json
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+
+SEED = "chitchat-1"  # a change makes another data set
+CHAT_CANDIDATES = 5000
+CHAT_WORDS = range(3, 26)
+
+
+@lru_cache(maxsize=1)
+def conversations() -> list[list[str]]:
+    """Every conversation as its turns: what one speaker says in a row is one turn. Sorted by the conversation's id."""
+    spec = importlib.util.find_spec("chitchat_dataset")
+    if spec is None or spec.origin is None:
+        raise ImportError("the task chitchat reads the package chitchat-dataset: pip install 'poly_agents[embedded]'")
+    data = json.loads(Path(spec.origin).with_name("dataset.json").read_text(encoding="utf-8"))
+    return [[*_turns(data[name]["messages"])] for name in sorted(data)]
+
+
+def _turns(messages) -> Iterator[str]:
+    for block in messages:
+        text = " ".join(" ".join(message["text"].split()) for message in block).strip()
+        if text:
+            yield text
+
+
+def examples(split: str, history_turns: int) -> list[Example]:
+    """The examples of a split: up to `history_turns` turns, and the next one."""
+    order = list(range(len(conversations())))
+    random.Random(SEED).shuffle(order)
+    twentieth = len(order) // 20
+    part = {
+        "valid": order[:twentieth],
+        "test": order[twentieth : 2 * twentieth],
+        "train": order[2 * twentieth :],
+    }[split]
+    found = []
+    for number in sorted(part):
+        turns = conversations()[number]
+        found += [Example(turns[max(0, i - history_turns) : i], turns[i]) for i in range(1, len(turns))]
+    return found if split == "train" else draw_candidates(found, f"{SEED}:{split}")
+
+
+class ChitchatTeacher(ResponseTeacher):
+    """`-t poly_agents:chitchat`"""
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("chitchat")
+        group.add_argument("--history-turns", type=int, default=4, help="turns of context, the newest ones")
+        return parser
+
+    def read(self, split):
+        if self.opt["history_turns"] < 1:
+            raise ValueError(f"--history-turns must be at least 1, got {self.opt['history_turns']}")
+        return examples(split, self.opt["history_turns"])
+
+    def chat_candidates(self):
+        """Different responses that are neither very short nor very long, the first ones of the split."""
+        texts = dict.fromkeys(t for t in super().chat_candidates() if len(t.split()) in CHAT_WORDS)
+        return list(texts)[:CHAT_CANDIDATES]

@@ -1,0 +1,80 @@
+"""Your own data: one JSON object a line.
+
+    {"context": ["hi", "hello, how are you?"], "response": "fine", "candidates": ["fine", "no"]}
+
+`--jsonl-path` is a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, or one file, which then is every split.
+Without `candidates`, evaluation draws 19 others from the same file, always the same ones.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from parlai.utils import logging
+from parlai.utils.misc import warn_once
+
+from poly_agents.tasks.response import CANDIDATES, Example, ResponseTeacher, draw_candidates
+
+
+class JsonlTeacher(ResponseTeacher):
+    """`-t poly_agents:jsonl --jsonl-path PATH`"""
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("jsonl")
+        group.add_argument("--jsonl-path", help="a folder with train.jsonl, valid.jsonl, test.jsonl, or one file")
+        return parser
+
+    def read(self, split):
+        examples = list(read_file(self.file(split)))
+        if split == "train" or all(example.candidates for example in examples):
+            return examples
+        logging.info(f"drawing {CANDIDATES} candidates for each {split} example")
+        return draw_candidates(examples, f"jsonl:{split}")
+
+    def file(self, split: str) -> Path:
+        if not self.opt.get("jsonl_path"):
+            raise ValueError("-t poly_agents:jsonl needs --jsonl-path, a file or a folder")
+        path = Path(self.opt["jsonl_path"])
+        if path.is_file():
+            if split != "train":
+                warn_once(f"{path} is read for {split} as for training; a folder keeps the splits apart")
+            return path
+        file = path / f"{split}.jsonl"
+        if not file.is_file():
+            raise ValueError(f"--jsonl-path {path}: there is no file {file}")
+        return file
+
+
+def read_file(path: Path) -> Iterator[Example]:
+    """Every line of a file. A bad one is refused with its file, line and reason."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.strip():
+                    yield parse(json.loads(line.decode("utf-8")))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from error
+
+
+def parse(row) -> Example:
+    """One JSON object to an example. Raises ValueError with the reason."""
+    if not isinstance(row, dict):
+        raise ValueError(f"a line is one JSON object, got {type(row).__name__}")
+    if unknown := row.keys() - {"context", "response", "candidates"}:
+        raise ValueError(f"unknown keys {sorted(unknown)}; allowed are context, response, candidates")
+    context, response, candidates = (row.get(key) for key in ("context", "response", "candidates"))
+    if not is_texts(context):
+        raise ValueError("context must be a list of texts, oldest turn first")
+    if not isinstance(response, str) or not response.strip():
+        raise ValueError("response must be a text that is not empty")
+    if candidates is not None and not (is_texts(candidates) and candidates):
+        raise ValueError("candidates must be a list of texts, or be left out")
+    if candidates is not None and response.strip() not in {text.strip() for text in candidates}:
+        raise ValueError("the response is not among the candidates")
+    return Example(context, response, candidates)
+
+
+def is_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
