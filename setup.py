@@ -1,4 +1,4 @@
-"""Packaging. The odd parts put `poly_agents.pth` beside the package, from a wheel and from an editable install alike."""
+"""Packaging. The odd parts put `poly_agents.pth` beside the package, in a wheel and an editable install alike."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ setup(
         "safetensors>=0.5",  # model files that cannot run code
         "numpy>=2.0",  # ParlAI's metrics
         "tqdm>=4.60",  # progress bars
-        "setuptools>=77.0.3,<81",  # ParlAI imports pkg_resources
+        "setuptools>=77.0.3,<80.9",  # ParlAI imports pkg_resources, which later ones warn of and then drop
         "iopath>=0.1.10",  # ParlAI's file access
         "requests>=2.28",  # ParlAI's downloads
         "Pillow>=10",  # ParlAI imports it for image tasks

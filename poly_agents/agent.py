@@ -133,7 +133,9 @@ class RankerAgent(TorchRankerAgent):
         start, _ = self._get_init_model(self.opt, None)
         config = checkpoint.read_header(start)["backbone"] if start else None
         model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")
-        longest = self.text_truncate + self.label_truncate if model.pairs else max(self.text_truncate, self.label_truncate)
+        longest = (
+            self.text_truncate + self.label_truncate if model.pairs else max(self.text_truncate, self.label_truncate)
+        )
         if longest > model.room:
             raise ValueError(
                 f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {longest} "
@@ -272,7 +274,9 @@ class RankerAgent(TorchRankerAgent):
         labels = batch.labels if batch.labels and any(batch.labels) else None
         if source == "batch":
             if labels is None:
-                raise ValueError(f"--candidates batch ranks the batch's own labels, and these {mode} examples have none")
+                raise ValueError(
+                    f"--candidates batch ranks the batch's own labels, and these {mode} examples have none"
+                )
             if len(labels) == 1:
                 warn_once("a batch of one example has no other response to rank against; raise -bs")
             return pool.shared(labels, batch.label_ids, labels)
@@ -288,7 +292,11 @@ class RankerAgent(TorchRankerAgent):
             else:
                 texts, ids = ([x for row in rows for x in row] for rows in (batch.candidates, batch.candidate_vecs))
                 found = pool.shared(texts, ids, labels)
-        if found.labels is not None and (found.labels < 0).any() and not (self.ignore_bad_candidates and mode == "eval"):
+        if (
+            found.labels is not None
+            and (found.labels < 0).any()
+            and not (self.ignore_bad_candidates and mode == "eval")
+        ):
             row = int((found.labels < 0).nonzero()[0])
             raise RuntimeError(
                 f"the label {labels[row]!r} is not among the {source} candidates of the example "
@@ -315,7 +323,9 @@ class RankerAgent(TorchRankerAgent):
         if not texts:
             raise ValueError(f"{path} holds no candidates; it takes one a line")
         self.fixed_candidates_path = path
-        self.pools["fixed"] = pool.shared(texts, [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)], None)
+        self.pools["fixed"] = pool.shared(
+            texts, [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)], None
+        )
         self.fixed_candidates = self.pools["fixed"].texts
         self.num_fixed_candidates = len(self.fixed_candidates)
         logging.info(f"{self.num_fixed_candidates} candidates from {path}")
@@ -400,7 +410,7 @@ class RankerAgent(TorchRankerAgent):
         self.examples_seen.update(batch.tasks)
         self.record_local_metric("mean_loss", AverageMetric.many(loss.tolist()))
         self._record_ranks(scores.detach(), labels)
-        self._show_progress(len(batch.contexts), float(loss.mean()))
+        self._show_progress(len(batch.contexts), float(loss.detach().mean()))
         return Output()
 
     def eval_step(self, batch):
@@ -416,7 +426,9 @@ class RankerAgent(TorchRankerAgent):
             labels = found.labels.to(scores.device)
             known = (labels >= 0).tolist()
             loss = cross_entropy(scores, labels.clamp(min=0), reduction="none").tolist()
-            self.record_local_metric("loss", [AverageMetric(x) if k else None for x, k in zip(loss, known, strict=True)])
+            self.record_local_metric(
+                "loss", [AverageMetric(x) if k else None for x, k in zip(loss, known, strict=True)]
+            )
             self._record_ranks(scores, labels)
         return self._answers(batch, found, scores.float().cpu())
 

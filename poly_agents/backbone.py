@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from poly_agents.tokens import Tokens
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}  # padded tokens in one run; measured best, larger only pads more
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}  # padded tokens in one run
 
 
 class Backbone(nn.Module):
@@ -61,6 +61,14 @@ class Backbone(nn.Module):
         """Leave the word embeddings as they are (Humeau et al. 2020, Table 3: as good, and faster)."""
         self.model.get_input_embeddings().weight.requires_grad_(False)
 
+    def set_dropout(self, share: float) -> None:
+        """One rate for all that the model drops: states and attention."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            if isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT reads a plain number
+                module.attention_dropout = share
+
     def forward(self, tokens: Tokens) -> Tensor:
         """Framed tokens [N, L] -> states [N, L, D] in float32."""
         inputs = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
@@ -76,7 +84,7 @@ def by_length(run: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
 
     The longest come first, so a batch that does not fit in memory fails at once and not after an hour.
     """
-    budget = TOKEN_BUDGET.get(tokens.ids.device.type, 4096)
+    budget = TOKEN_BUDGET.get(tokens.ids.device.type, 2048)
     lengths, order = tokens.mask.sum(-1).sort(descending=True)
     lengths = lengths.tolist()
     outputs, start = [], 0

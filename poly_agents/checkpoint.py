@@ -67,8 +67,7 @@ def _open(path: str):
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} is damaged or not a model of poly_agents ({error}); "
-            "restore the file, or delete it to start again"
+            f"{path} is damaged or not a model of poly_agents ({error}); restore the file, or delete it to start again"
         ) from error
 
 

@@ -2,8 +2,8 @@
 
     y = first(T([ctxt, cand])),  s = y W
 
-One joint run for every pair, so nothing but the candidate's ids can be kept. `--cross-head pooled` puts a dense layer and
-a tanh before W, as BERT's and RoBERTa's sequence classifiers do.
+One joint run for every pair, so nothing but the candidate's ids can be kept. `--cross-head pooled` puts a dense layer
+and a tanh before W, as BERT's and RoBERTa's sequence classifiers do.
 """
 
 from dataclasses import dataclass

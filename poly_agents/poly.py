@@ -26,7 +26,9 @@ VIEWS = ("codes", "first", "last", "last-first")
 @dataclass(frozen=True)
 class PolyOptions(ReductionOptions):
     poly_codes: int = option(64, "m, the number of context views")
-    poly_views: str = option("codes", "learnt codes, or the first m states, the last m, the last m and the first", VIEWS)
+    poly_views: str = option(
+        "codes", "learnt codes, or the first m states, the last m, the last m and the first", VIEWS
+    )
 
     def __post_init__(self):
         super().__post_init__()

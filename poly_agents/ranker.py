@@ -21,8 +21,9 @@ class RankerOptions(Options):
     """What every ranker can be told."""
 
     backbone: str = option("minilm", "HuggingFace encoder by name or folder; minilm is embedded and needs no network")
-    share_encoders: bool = option(False, "one encoder for contexts and candidates (half the size), not one each")
+    share_encoders: bool = option(True, "one encoder for contexts and candidates; false: one each, as in the papers")
     freeze_embeddings: bool = option(True, "leave the word embeddings as pretrained (Humeau et al. 2020, Table 3)")
+    dropout: float = option(0.0, "while training; a short run is better without")
     precision: str = option("auto", "auto: bfloat16 where the machine multiplies it natively, else float32", PRECISIONS)
 
 
@@ -43,9 +44,10 @@ class Ranker(nn.Module, ABC):
         self.frame = frame
         self.context_encoder = build()
         self.candidate_encoder = self.context_encoder if options.share_encoders or self.pairs else build()
-        if options.freeze_embeddings:
-            self.context_encoder.freeze_embeddings()
-            self.candidate_encoder.freeze_embeddings()
+        for encoder in {self.context_encoder, self.candidate_encoder}:
+            encoder.set_dropout(options.dropout)
+            if options.freeze_embeddings:
+                encoder.freeze_embeddings()
 
     @abstractmethod
     def encode(self, candidates: Tokens) -> Any:

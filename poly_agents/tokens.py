@@ -1,7 +1,7 @@
 """ids -> Tokens: wrap one text, join two. Special tokens live only here.
 
-    [CLS] text [SEP]                     wrap: every encoder that reads one text
-    [CLS] context [SEP] candidate [SEP]  join: a cross-encoder; segments 0 and 1 where the model has them
+[CLS] text [SEP]                     wrap: every encoder that reads one text
+[CLS] context [SEP] candidate [SEP]  join: a cross-encoder; segments 0 and 1 where the model has them
 """
 
 from collections.abc import Sequence

@@ -39,6 +39,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         self.random = self.training and "ordered" not in opt["datatype"]
         resumes = self.random and opt.get("load_from_checkpoint") and opt.get("model_file")
         self.start = shared["start"] if shared else examples_seen(opt["model_file"], self.id) if resumes else 0
+        self.orders: dict[int, list[int]] = shared["orders"] if shared else {}
         self.reset()
 
     @abstractmethod
@@ -46,7 +47,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         """The examples of `train`, `valid` or `test`, in an order that never changes."""
 
     def share(self):
-        return super().share() | {"examples": self.examples, "start": self.start}
+        return super().share() | {"examples": self.examples, "start": self.start, "orders": self.orders}
 
     def reset(self):
         super().reset()
@@ -61,12 +62,12 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def order(self, epoch: int) -> list[int]:
         """The shuffle of one epoch, the same for the same `--seed`."""
-        orders = self.__dict__.setdefault("orders", {})
-        if epoch not in orders:
-            orders.clear()
-            orders[epoch] = list(range(len(self.examples)))
-            random.Random(f"{self.opt.get('seed') or 0}:{epoch}").shuffle(orders[epoch])
-        return orders[epoch]
+        if epoch not in self.orders:
+            shuffled = list(range(len(self.examples)))
+            random.Random(f"{self.opt.get('seed') or 0}:{epoch}").shuffle(shuffled)
+            self.orders.clear()
+            self.orders[epoch] = shuffled
+        return self.orders[epoch]
 
     def num_examples(self):
         return len(self.examples)

@@ -1,0 +1,150 @@
+"""Tiny random encoders of every family, and every ranker there is, found by walking the package."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import random
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import logging as transformers_logging
+
+import poly_agents
+from poly_agents.backbone import Backbone
+from poly_agents.ranker import Ranker
+from poly_agents.tokenizer import Tokenizer
+
+transformers_logging.set_verbosity_error()
+WORDS = "hello hi how are you fine thanks what is your name my cat dog blue red one two three four five six".split()
+
+# family -> (start, separator, what stands between two texts, segment of the second text, configuration)
+SMALL = {"vocab_size": 41, "hidden_size": 26, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
+FAMILIES = {
+    "bert": ("[CLS]", "[SEP]", "[SEP]", 1, SMALL | {"max_position_embeddings": 97}),
+    "electra": ("[CLS]", "[SEP]", "[SEP]", 1, SMALL | {"embedding_size": 19, "max_position_embeddings": 97}),
+    "roberta": ("<s>", "</s>", "</s> </s>", 0, SMALL | {"type_vocab_size": 1, "max_position_embeddings": 99}),
+    "mpnet": ("<s>", "</s>", "</s> </s>", 0, SMALL | {"max_position_embeddings": 99}),
+    "distilbert": (
+        "[CLS]",
+        "[SEP]",
+        "[SEP]",
+        1,
+        {"vocab_size": 41, "dim": 26, "n_layers": 2, "n_heads": 2, "hidden_dim": 37, "max_position_embeddings": 97},
+    ),
+    "modernbert": (
+        "[CLS]",
+        "[SEP]",
+        "[SEP]",
+        0,
+        SMALL | {"hidden_size": 28, "max_position_embeddings": 97, "global_attn_every_n_layers": 2},
+    ),
+}
+
+
+def make_encoder(folder: Path, family: str, **changes) -> str:
+    """Write a tiny random encoder with its tokeniser as a HuggingFace folder."""
+    start, separator, between, segment, config = FAMILIES[family]
+    pad = "[PAD]" if start == "[CLS]" else "<pad>"
+    special = [start, pad, separator, "[UNK]"] if start == "<s>" else [pad, "[UNK]", start, separator]
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    backend = Backend(WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    ids = [(token, vocabulary[token]) for token in (start, separator)]
+    middle = " ".join(f"{token}:0" for token in between.split())
+    backend.post_processor = TemplateProcessing(
+        single=f"{start}:0 $A:0 {separator}:0",
+        pair=f"{start}:0 $A:0 {middle} $B:{segment} {separator}:{segment}",
+        special_tokens=ids,
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token=pad, cls_token=start, sep_token=separator
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(family, **config | {"pad_token_id": vocabulary[pad]} | changes)
+    model = AutoModel.from_config(config)
+    for name, parameter in model.named_parameters():
+        if "orm" not in name and parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory) -> dict[str, str]:
+    """family -> folder"""
+    root = tmp_path_factory.mktemp("encoders")
+    return {family: make_encoder(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def tiny(encoders) -> str:
+    """The tiny BERT that most tests are about."""
+    return encoders["bert"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny) -> Tokenizer:
+    return Tokenizer.pretrained(tiny)
+
+
+def all_rankers() -> dict[str, type[Ranker]]:
+    """name -> class, of every ranker in the package: a new file is found by being there."""
+    found = {}
+    for module in pkgutil.iter_modules(poly_agents.__path__):
+        members = vars(importlib.import_module(f"poly_agents.{module.name}")).values()
+        for member in members:
+            if inspect.isclass(member) and issubclass(member, Ranker) and member.__module__.endswith(f".{module.name}"):
+                found |= {} if inspect.isabstract(member) else {module.name: member}
+    return found
+
+
+VARIANTS = {
+    "bi": [{}, {"bi_cosine": False, "reduction": "first"}, {"reduction": "first-m", "reduction_tokens": 3}],
+    "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
+    "cross": [{}, {"cross_head": "pooled"}],
+}
+
+
+def make_ranker(kind: type[Ranker], folder: str, tokenizer: Tokenizer, **options) -> Ranker:
+    torch.manual_seed(5)
+    made = kind(
+        kind.Options(backbone=folder, precision="float32", freeze_embeddings=False, **options),
+        tokenizer.frame,
+        lambda: Backbone.pretrained(folder, torch.float32),
+    )
+    return made.eval()
+
+
+def cases() -> list:
+    return [
+        pytest.param((kind, options), id=f"{name}-{'-'.join(map(str, options.values())) or 'default'}")
+        for name, kind in all_rankers().items()
+        for options in VARIANTS.get(name, [{}])
+    ]
+
+
+@pytest.fixture(params=cases())
+def ranker(request, tiny, tokenizer) -> Ranker:
+    kind, options = request.param
+    return make_ranker(kind, tiny, tokenizer, **options)
+
+
+@pytest.fixture
+def texts():
+    """Draw texts of given lengths as bare ids."""
+    draw = random.Random(11)
+
+    def make(*lengths: int) -> list[list[int]]:
+        return [[draw.randrange(4, 4 + len(WORDS)) for _ in range(length)] for length in lengths]
+
+    return make

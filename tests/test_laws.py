@@ -1,0 +1,130 @@
+"""Laws that hold for every ranker and every variant of it."""
+
+from dataclasses import fields
+
+import torch
+from torch.testing import assert_close
+
+from poly_agents import checkpoint
+from poly_agents.ranker import RankerOptions
+from poly_agents.tokens import Tokens, pad
+from tests.conftest import all_rankers, make_ranker
+
+LENGTHS = 7, 2, 13, 5  # contexts
+CANDIDATES = 3, 11, 1, 6, 2  # lengths of candidates
+
+
+def test_every_system_is_found():
+    assert {"bi", "poly", "cross"} <= all_rankers().keys()
+
+
+@torch.no_grad()
+def test_scores_have_a_row_for_each_context_and_a_column_for_each_candidate(ranker, texts):
+    for contexts in (1, 4):
+        for candidates in (1, 5):
+            rows, columns = pad(texts(*LENGTHS[:contexts])), pad(texts(*CANDIDATES[:candidates]))
+            assert ranker(rows, columns).shape == (contexts, candidates)
+            own = torch.randint(candidates, (contexts, 3))
+            assert ranker(rows, columns, own).shape == (contexts, 3)
+
+
+@torch.no_grad()
+def test_four_contexts_with_one_candidate_each_give_one_column(ranker, texts):
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(3, 1, 4, 2))
+    scores = ranker(contexts, candidates, torch.arange(4).unsqueeze(1))
+    assert scores.shape == (4, 1)
+    assert_close(scores.squeeze(1), ranker(contexts, candidates).diagonal(), atol=1e-5, rtol=1e-5)
+
+
+def widen(tokens: Tokens, columns: int) -> Tokens:
+    """The same texts with garbage where the mask is False."""
+    return Tokens(*(torch.nn.functional.pad(part, (0, columns), value=part.dtype != torch.bool) for part in tokens))
+
+
+@torch.no_grad()
+def test_padding_never_changes_a_score(ranker, texts):
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
+    assert_close(ranker(widen(contexts, 9), widen(candidates, 4)), ranker(contexts, candidates), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_batch_a_context_travels_in_never_changes_its_score(ranker, texts):
+    contexts, candidates = texts(*LENGTHS), texts(*CANDIDATES)
+    together = ranker(pad(contexts), pad(candidates))
+    alone = torch.cat([ranker(pad([context]), pad(candidates)) for context in contexts])
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_shuffled_candidates_give_shuffled_scores(ranker, texts):
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
+    order = torch.tensor([3, 0, 4, 2, 1])
+    assert_close(
+        ranker(contexts, candidates.select(order)), ranker(contexts, candidates)[:, order], atol=1e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_a_shared_pool_scores_as_its_copies(ranker, texts):
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
+    copies = torch.arange(len(CANDIDATES)).expand(len(LENGTHS), -1)
+    assert_close(ranker(contexts, candidates, copies), ranker(contexts, candidates), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_cached_candidates_score_as_fresh_ones(ranker, texts):
+    contexts, candidates = texts(*LENGTHS), texts(*CANDIDATES)
+    kept = ranker.encode_texts(candidates)
+    assert_close(ranker.score_texts(contexts, kept), ranker(pad(contexts), pad(candidates)), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_candidates_encoded_in_several_runs_score_the_same(ranker, texts, monkeypatch):
+    contexts, candidates = texts(*LENGTHS), texts(*CANDIDATES)
+    whole = ranker.score_texts(contexts, ranker.encode_texts(candidates))
+    monkeypatch.setattr("poly_agents.ranker.ENCODE_ROWS", 2)
+    monkeypatch.setitem(__import__("poly_agents.backbone").backbone.TOKEN_BUDGET, "cpu", 16)
+    assert_close(ranker.score_texts(contexts, ranker.encode_texts(candidates)), whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_empty_contexts_and_empty_candidates_have_finite_scores(ranker):
+    for contexts, candidates in (([[]], [[]]), ([[], [5, 6]], [[7], []])):
+        assert ranker(pad(contexts), pad(candidates)).isfinite().all()
+
+
+def test_training_reaches_every_parameter(ranker, texts):
+    ranker.train()
+    scores = ranker(pad(texts(*LENGTHS)), pad(texts(*CANDIDATES)))
+    torch.nn.functional.cross_entropy(scores, torch.arange(len(LENGTHS))).backward()
+    unreached = [n for n, p in ranker.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # Keys shift all logits of a softmax alike, so their bias has no gradient but rounding.
+    assert [name for name in unreached if not name.endswith("key.bias")] == []
+
+
+def test_two_encoders_are_trained_apart(tiny, tokenizer, texts):
+    for kind in all_rankers().values():
+        if not kind.pairs:
+            ranker = make_ranker(kind, tiny, tokenizer, share_encoders=False)
+            ranker.encode(pad(texts(4, 2))).sum().backward()
+            assert all(p.grad is None for p in ranker.context_encoder.parameters())
+            assert any(p.grad is not None for p in ranker.candidate_encoder.parameters())
+
+
+def own_options(ranker) -> dict:
+    common = {field.name for field in fields(RankerOptions)}
+    return {name: value for name, value in vars(ranker.options).items() if name not in common}
+
+
+@torch.no_grad()
+def test_save_and_load_give_the_same_scores(ranker, texts, tmp_path, tiny, tokenizer):
+    for parameter in ranker.parameters():
+        parameter.add_(0.01)
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
+    path = str(tmp_path / "model")
+    checkpoint.write(path, {}, ranker.tensors())
+    other = type(ranker)(
+        ranker.options, ranker.frame, lambda: type(ranker.context_encoder).pretrained(tiny, torch.float32)
+    )
+    other.load_tensors(checkpoint.read(path).weights, path)
+    assert_close(other.eval()(contexts, candidates), ranker(contexts, candidates), atol=0, rtol=0)
