@@ -66,7 +66,12 @@ def make_encoder(folder: Path, family: str, **changes) -> str:
         special_tokens=ids,
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", pad_token=pad, cls_token=start, sep_token=separator
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token=pad,
+        cls_token=start,
+        sep_token=separator,
+        model_input_names=["input_ids", *["token_type_ids"] * (family in ("bert", "electra")), "attention_mask"],
     )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(3)
