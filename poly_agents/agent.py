@@ -48,7 +48,6 @@ DEFAULTS = dict(
     weight_decay=0.01,
     gradient_clip=1.0,
     lr_scheduler="linear",
-    batchsize=64,
     text_truncate=360,
     label_truncate=72,
     validation_metric="hits@1",
@@ -59,7 +58,7 @@ DEFAULTS = dict(
 )
 
 
-class ShowCandidates(argparse.Action):
+class ShowCandidates(argparse._StoreAction):
     """`--show-candidates N` also asks `parlai display_model` to show the field the ranking is in."""
 
     def __call__(self, parser, namespace, value, option_string=None):
@@ -92,6 +91,8 @@ class RankerAgent(TorchRankerAgent):
             help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
         )
         parser.set_defaults(**DEFAULTS)
+        if partial_opt and ("num_epochs" in partial_opt or "report_filename" in partial_opt):
+            parser.set_defaults(batchsize=64)  # of train_model and eval_model; a chat has one dialogue at a time
         return parser
 
     @staticmethod
@@ -126,7 +127,8 @@ class RankerAgent(TorchRankerAgent):
 
     @staticmethod
     def _is_training(opt) -> bool:
-        return "train" in opt.get("datatype", "") and "evalmode" not in opt["datatype"] and not opt["interactive_mode"]
+        datatype = opt.get("datatype", "")
+        return "train" in datatype and "evalmode" not in datatype and not opt.get("interactive_mode")
 
     def build_model(self) -> Ranker:
         options = self.ranker.Options.of(self.opt)
@@ -457,7 +459,7 @@ class RankerAgent(TorchRankerAgent):
         output = Output(replies, texts, candidate_scores=values)
         if self.opt["return_cand_scores"]:
             output["sorted_scores"] = values
-        if self.opt["show_candidates"] and not self.opt["interactive_mode"]:
+        if self.opt["show_candidates"] and not self.opt.get("interactive_mode"):
             output["ranking"] = [
                 lines(row, scores, self.opt["show_candidates"]) for row, scores in zip(texts, values, strict=True)
             ]
@@ -466,7 +468,7 @@ class RankerAgent(TorchRankerAgent):
     def act(self):
         """In a chat, append the best candidates to what is shown; the history keeps the reply alone."""
         reply = super().act()
-        if self.opt["interactive_mode"] and self.opt["show_candidates"] and reply.get("text_candidates"):
+        if self.opt.get("interactive_mode") and self.opt["show_candidates"] and reply.get("text_candidates"):
             shown = lines(reply["text_candidates"], reply["candidate_scores"], self.opt["show_candidates"])
             reply.force_set("text", "\n".join([reply["text"], *shown]))
         return reply
