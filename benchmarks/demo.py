@@ -34,7 +34,7 @@ def evaluate(model: str, examples: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         parlai(
-            f"eval_model {model} {TASK} -dt valid -ne {examples} -bs 50 --report-filename {report} --loglevel warning",
+            f"eval_model {model} {TASK} -dt valid -ne {examples} -bs 50 --report-filename {report} --loglevel warn",
             stdout=subprocess.DEVNULL,
         )
         return json.loads(report.read_text())["report"]

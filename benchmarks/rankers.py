@@ -4,8 +4,8 @@
 
 Each ranker is trained through `parlai train_model` for as many steps as it makes in the given time at the rate it is
 first measured at, from the same MiniLM, then ranks the whole test split. Latency is one context at a time, with 20
-candidates and with 10,000, encoded before. Writes `benchmarks/results/rankers.json` and `rankers.md`; a stage that is
-done already is not run again (`--folder` keeps the models).
+candidates and with 10,000, encoded before. Writes `rankers.json`, `rankers.md` and `rankers.png` into
+`benchmarks/results`; a stage that is done already is not run again (`--folder` keeps the models).
 """
 
 import argparse
@@ -124,6 +124,23 @@ def table(results: dict) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def plot(results: dict, path: Path) -> None:
+    """Quality against latency with a pool of cached candidates."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, row in results["rankers"].items():
+        mean, low, high = (100 * share for share in row["hits@1"])
+        axes.errorbar(row["ms"][str(POOL)], mean, [[mean - low], [high - mean]], marker="o", capsize=3, label=name)
+    axes.set(xscale="log", xlabel=f"ms per context, {POOL:,} cached candidates", ylabel="hits@1/20, chitchat test")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
 def machine() -> str:
     """What the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -161,6 +178,7 @@ def main() -> None:
     results = {"seconds": arguments.seconds, "machine": machine(), "rankers": {name: state[name] for name in RANKERS}}
     write_text(RESULTS / "rankers.json", json.dumps(results, indent=1) + "\n")
     write_text(RESULTS / "rankers.md", table(results))
+    plot(results, RESULTS / "rankers.png")
     print(table(results))
 
 

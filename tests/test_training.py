@@ -1,0 +1,115 @@
+"""A run killed with -9 goes on where it was: same data, same rates, same weights in the end."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+
+from poly_agents import checkpoint
+from poly_agents.agent import RankerAgent
+from tests.test_agent import ROWS
+
+DRIVER = """
+import os, signal, sys
+from parlai.scripts.train_model import TrainModel
+from poly_agents.agent import RankerAgent
+
+step = RankerAgent.train_step
+count = 0
+
+def counted(self, batch):
+    global count
+    count += 1
+    if count == {kill}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch)
+
+RankerAgent.train_step = counted
+TrainModel.main(
+    model="poly_agents/{name}", task="poly_agents:jsonl", jsonl_path={data!r}, backbone={tiny!r}, precision="float32",
+    model_file={path!r}, text_truncate=31, label_truncate=13, batchsize=4, max_train_steps=9, negatives=2,
+    save_every_n_secs={save}, validation_every_n_epochs=-1, learningrate=0.01, loglevel="error",
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data") / "all.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return str(path)
+
+
+def run(folder, tiny, data, name="poly", kill=0, save=1e-9) -> int:
+    """Train in a process of its own, which is killed at step `kill`; its exit code."""
+    folder.mkdir(exist_ok=True)
+    code = DRIVER.format(name=name, kill=kill, data=data, tiny=tiny, path=str(folder / "model"), save=save)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300).returncode
+
+
+@pytest.mark.parametrize("name", ["poly", "cross"])
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tiny, data, tmp_path, name):
+    assert run(tmp_path / "whole", tiny, data, name) == 0
+    assert run(tmp_path / "killed", tiny, data, name, kill=6) == -9
+    half = checkpoint.read_header(str(tmp_path / "killed" / "model.checkpoint"))
+    assert half["number_training_updates"] == 5 and half["examples_seen"] == {"poly_agents:jsonl": 20}
+    assert run(tmp_path / "killed", tiny, data, name) == 0
+    whole, resumed = (checkpoint.read(str(tmp_path / f / "model")) for f in ("whole", "killed"))
+    assert resumed.header["number_training_updates"] == 9
+    for key, tensor in whole.weights.items():
+        torch.testing.assert_close(resumed.weights[key], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_cut_off_by_a_kill_are_taken_from_the_save_before(tmp_path):
+    path = tmp_path / "model.checkpoint.trainstats"
+    path.with_name(path.name + ".previous").write_text('{"parleys": 3}')
+    path.write_text('{"parleys": 4, "train_ti')
+    RankerAgent._mend_trainstats(str(path))
+    assert json.loads(path.read_text()) == {"parleys": 3}
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = str(tmp_path / "model")
+    checkpoint.write(path, {"n": 1}, {"a": torch.zeros(2)})
+    with pytest.raises(TypeError):
+        checkpoint.write(path, {"n": object()}, {"a": torch.ones(2)})
+    with pytest.raises(Exception, match=r"."):
+        checkpoint.write(path, {"n": 2}, {"a": "not a tensor"})
+    assert checkpoint.read(path).header == {"n": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-4], lambda b: b[:3], lambda b: b"", lambda b: b"{" + b])
+def test_a_damaged_model_is_refused_by_name(tmp_path, damage):
+    path = tmp_path / "model"
+    checkpoint.write(str(path), {"n": 1}, {"a": torch.zeros(20)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"model is damaged or not a model of poly_agents"):
+        checkpoint.read(str(path))
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(2)}, str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="not a model of poly_agents"):
+        checkpoint.read(str(tmp_path / "model"))
+
+
+def test_an_epoch_of_training_shows_every_example_once(data):
+    from parlai.core.opt import Opt
+
+    from poly_agents.tasks.jsonl import JsonlTeacher
+
+    opt = Opt(task="poly_agents:jsonl", datatype="train", jsonl_path=data, batchsize=1, seed=3)
+    teacher = JsonlTeacher(opt)
+    twin = JsonlTeacher(opt, teacher.share())
+    epochs = [[(teacher, twin)[i % 2].act()["text"] for i in range(len(ROWS))] for _ in range(2)]
+    every = Counter("\n".join(row["context"]) for row in ROWS)
+    assert Counter(epochs[0]) == Counter(epochs[1]) == every
+    assert epochs[0] != epochs[1]
+    again = JsonlTeacher(opt)
+    assert [again.act()["text"] for _ in ROWS] == epochs[0]
