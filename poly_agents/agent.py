@@ -103,6 +103,9 @@ class RankerAgent(TorchRankerAgent):
 
     def __init__(self, opt, shared=None):
         if not shared:
+            if opt.get("truncate", -1) > 0:
+                opt["text_truncate"] = min(opt["text_truncate"], opt["truncate"])
+                opt["label_truncate"] = min(opt["label_truncate"], opt["truncate"])
             self._refuse_what_cannot_work(opt)
         self.examples_seen: Counter[str] = Counter()
         self.encoded: dict[str, Any] = shared["encoded"] if shared else {}
@@ -112,13 +115,17 @@ class RankerAgent(TorchRankerAgent):
 
     @classmethod
     def _refuse_what_cannot_work(cls, opt) -> None:
-        name = opt["model"]
         if opt.get("person_tokens"):
             raise ValueError("--person-tokens: the dictionary of a pretrained encoder is fixed; leave it out")
+        for name in ("text_truncate", "label_truncate"):
+            if opt[name] < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {opt[name]}")
         if opt.get("fp16"):
             raise ValueError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
         if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not cls.ranker.caches:
-            raise ValueError(f"{name} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
+            raise ValueError(
+                f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed"
+            )
         path = opt.get("fixed_candidates_path")
         if path and not Path(path).is_file():
             raise ValueError(f"--fixed-candidates-path {path}: there is no such file")
@@ -134,7 +141,9 @@ class RankerAgent(TorchRankerAgent):
         options = self.ranker.Options.of(self.opt)
         start, _ = self._get_init_model(self.opt, None)
         config = checkpoint.read_header(start)["backbone"] if start else None
-        model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
+            model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")
         longest = (
             self.text_truncate + self.label_truncate if model.pairs else max(self.text_truncate, self.label_truncate)
         )
@@ -154,6 +163,8 @@ class RankerAgent(TorchRankerAgent):
     def build_lr_scheduler(self, states=None, hard_reset=False):
         if hard_reset:
             self.examples_seen.clear()
+        elif states and not states.get("optimizer"):
+            logging.warning("the model has no optimiser beside it (a .checkpoint has): it starts afresh")
         if self.opt["lr_scheduler"] != "linear":
             return super().build_lr_scheduler(states, hard_reset)
         done = 0 if hard_reset else (states or {}).get("number_training_updates", 0)
@@ -196,7 +207,7 @@ class RankerAgent(TorchRankerAgent):
             "text_truncate": self.text_truncate,
             "label_truncate": self.label_truncate,
             "number_training_updates": self._number_training_updates,
-            "examples_seen": dict(self.examples_seen),
+            "examples_seen": {task: count * num_workers() for task, count in self.examples_seen.items()},
         }
         scheduler = getattr(self, "scheduler", None)
         if scheduler is not None and not isinstance(scheduler, WarmupLinear):
@@ -217,7 +228,8 @@ class RankerAgent(TorchRankerAgent):
     def load(self, path):
         saved = checkpoint.read(path)
         self.ranker_module.load_tensors(saved.weights, path)
-        self.examples_seen = Counter(saved.header["examples_seen"])
+        for task, count in saved.header["examples_seen"].items():
+            self.examples_seen[task] = count // num_workers()
         self._mend_trainstats(f"{path}.trainstats")
         return saved.header | {"optimizer": saved.optimizer}
 

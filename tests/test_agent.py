@@ -250,6 +250,11 @@ def test_truncation_keeps_the_newest_turns_and_the_head_of_a_candidate(options):
     assert seen["label_candidates_vecs"] == [words.ids("five six"), words.ids("two")]
 
 
+def test_parlai_s_truncate_bounds_both(options):
+    agent = make(options, "bi", truncate=17, model_file=None)
+    assert (agent.text_truncate, agent.label_truncate) == (17, 13)
+
+
 def test_truncation_is_counted_and_warned_of_once(trained, data, monkeypatch):
     warned = []
     monkeypatch.setattr("poly_agents.agent.warn_once", lambda message: warned.append(message))
@@ -420,6 +425,8 @@ def test_init_model_starts_from_another_model_with_a_fresh_schedule(options, tra
         ({"person_tokens": True}, "--person-tokens"),
         ({"fp16": True}, "give --precision"),
         ({"precision": "float16"}, "float16 is for inference"),
+        ({"text_truncate": 0}, "--text-truncate must be at least 1, got 0"),
+        ({"truncate": 0, "label_truncate": -1}, "--label-truncate must be at least 1, got -1"),
         ({"fixed_candidates_path": "/no/file"}, "there is no such file"),
     ],
 )

@@ -19,7 +19,7 @@ def teacher(**options) -> chitchat.ChitchatTeacher:
 
 
 def test_every_task_is_found_by_its_name():
-    assert tasks.names() == ["chitchat", "jsonl"]
+    assert {"chitchat", "jsonl"} <= set(tasks.names())
     assert tasks.teacher("ChitchatTeacher") is chitchat.ChitchatTeacher
 
 

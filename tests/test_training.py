@@ -31,7 +31,7 @@ RankerAgent.train_step = counted
 TrainModel.main(
     model="poly_agents/{name}", task="poly_agents:jsonl", jsonl_path={data!r}, backbone={tiny!r}, precision="float32",
     model_file={path!r}, text_truncate=31, label_truncate=13, batchsize=4, max_train_steps=9, negatives=2,
-    save_every_n_secs={save}, validation_every_n_epochs=-1, learningrate=0.01, loglevel="error",
+    save_every_n_secs={save}, validation_every_n_epochs=-1, learningrate=0.001, seed=1, loglevel="error",
 )
 """
 
