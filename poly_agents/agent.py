@@ -37,6 +37,7 @@ from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
 from poly_agents.ranker import Ranker  # noqa: E402
+from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.schedule import WarmupLinear  # noqa: E402
 from poly_agents.tokens import pad  # noqa: E402
 
@@ -152,7 +153,7 @@ class RankerAgent(TorchRankerAgent):
                 f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {longest} "
                 f"positions, the encoder has {model.room} beside its special tokens; give smaller ones"
             )
-        logging.info(f"precision: {model.context_encoder.dtype} ({options.precision}), weights in float32")
+        logging.info(f"--precision {options.precision}: products in {model.context_encoder.dtype}")
         return model
 
     @property
@@ -276,8 +277,8 @@ class RankerAgent(TorchRankerAgent):
         batch = super().batchify(obs_batch, sort)
         if batch.batchsize:
             rows = [obs_batch[i] for i in batch.valid_indices.tolist()]
-            batch.contexts = [list(map(int, obs.get("text_vec", ()))) for obs in rows]
-            batch.label_ids = [list(map(int, o.get("labels_vec", o.get("eval_labels_vec", ())))) for o in rows]
+            batch.contexts = [obs.get("text_vec", self.EMPTY).tolist() for obs in rows]
+            batch.label_ids = [o.get("labels_vec", o.get("eval_labels_vec", self.EMPTY)).tolist() for o in rows]
             batch.histories = [obs.get("full_text") or obs.get("text") or "" for obs in rows]
             batch.tasks = [obs.get("id", "") for obs in rows]
         return batch
@@ -496,23 +497,6 @@ class RankerAgent(TorchRankerAgent):
         self.smooth_loss += 0.05 * (loss - self.smooth_loss)
         self.bar.set_postfix(loss=f"{self.smooth_loss:.3f}", refresh=False)
         self.bar.update(examples * num_workers())
-
-
-def label_ranks(scores, labels):
-    """Rank of each label, [B], counted from 1; 0 where there is none. Ties keep the candidates' order."""
-    columns = labels.clamp(min=0).unsqueeze(1)
-    own = scores.gather(1, columns)
-    before = torch.arange(scores.shape[1], device=scores.device) < columns
-    ranks = 1 + ((scores > own) | ((scores == own) & before)).sum(1)
-    return ranks * (labels >= 0)
-
-
-def top(scores, count: int):
-    """The best of a line of scores, best first; equal scores keep their order where the line is short."""
-    if len(scores) <= 4096:
-        values, order = scores.sort(descending=True, stable=True)
-        return values[:count], order[:count]
-    return scores.topk(min(count, len(scores)))
 
 
 def lines(texts, scores, count: int) -> list[str]:

@@ -14,10 +14,17 @@ def replace(path: str | Path, write: Callable[[str], None]) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         write(str(beside))
+        os.chmod(beside, 0o666 & ~_umask())  # safetensors gives its files to their owner alone
         os.replace(beside, path)
     finally:
         with suppress(FileNotFoundError):
             beside.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | Path, text: str) -> None:

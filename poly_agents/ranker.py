@@ -13,7 +13,7 @@ from poly_agents.backbone import PRECISIONS, Backbone, by_length
 from poly_agents.options import Options, option
 from poly_agents.tokens import Frame, Tokens, pad
 
-ENCODE_ROWS = 8192  # candidates between two steps of the progress bar
+ENCODE_ROWS = 1024  # candidates between two steps of the progress bar
 
 
 @dataclass(frozen=True)
