@@ -113,7 +113,7 @@ def table(results: dict) -> str:
     for name, row in results["rankers"].items():
         ms = row["ms"]
         lines.append(
-            f"| {name} | {row['trained_on']:,} | {row['examples_per_second']:.1f} | {share(row, 'hits@1')} | "
+            f"| {name} | {row['trained_on']:,} | {row['rate']:.1f} | {share(row, 'hits@1')} | "
             f"{share(row, 'hits@5')} | {share(row, 'mrr')} | {ms['20']:.1f} | {ms[str(POOL)]:,.0f} |"
         )
     note = (
@@ -169,7 +169,8 @@ def main() -> None:
         if "trained_on" not in state[name]:
             size = int(RANKERS[name].split("-bs ")[1].split()[0])
             steps = round(state[name]["rate"] * arguments.seconds / size)
-            keep(name, examples_per_second=train(name, path, steps), trained_on=steps * size)
+            train(name, path, steps)
+            keep(name, trained_on=steps * size)
     for name, path in files.items():
         if "mrr" not in state[name]:
             keep(name, **quality(path))

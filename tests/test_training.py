@@ -1,6 +1,9 @@
 """A run killed with -9 goes on where it was: same data, same rates, same weights in the end."""
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections import Counter
@@ -61,6 +64,22 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tiny, data, tmp_
     assert resumed.header["number_training_updates"] == 9
     for key, tensor in whole.weights.items():
         torch.testing.assert_close(resumed.weights[key], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(tiny, data, tmp_path):
+    code = DRIVER.format(name="bi", kill=0, data=data, tiny=tiny, path=str(tmp_path / "model"), save=-1)
+    terminal, end = pty.openpty()
+    piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=end, timeout=300)
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # a closed terminal ends with EIO
+        while part := os.read(terminal, 65536):
+            shown += part
+    os.close(terminal)
+    assert piped.returncode == 0
+    assert b"loss=" in shown and b"ex/s" in shown and b"36/36" in shown
+    quiet = subprocess.run([sys.executable, "-c", code.replace("model'", "other'")], capture_output=True, timeout=300)
+    assert b"loss=" not in quiet.stderr + quiet.stdout
 
 
 def test_statistics_cut_off_by_a_kill_are_taken_from_the_save_before(tmp_path):
