@@ -3,7 +3,7 @@
 import importlib
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,7 @@ class TextRanker:
         self.tokenizer = tokenizer
         self.text_truncate = text_truncate
         self.label_truncate = label_truncate
+        self.encoded: tuple[list[str], Any] = [], None  # the last candidates: a chat asks for the same ones every turn
 
     @classmethod
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
@@ -49,7 +50,8 @@ class TextRanker:
         """Candidates with their scores, best first; equal scores keep the order they came in.
 
         `context` is one context, its turns parted by newlines, or a list of them: then `candidates` is one list for
-        all, or a list for each, and a list of rankings comes back. Equal texts are ranked once.
+        all, or a list for each, and a list of rankings comes back. Equal texts are ranked once, and candidates that stay
+        the same from call to call are encoded once.
         """
         if isinstance(context, str):
             return self.rank([context], candidates, top)[0]
@@ -63,7 +65,7 @@ class TextRanker:
         texts = list(dict.fromkeys(text for pool in pools for text in pool))
         place = {text: row for row, text in enumerate(texts)}
         rows = [list(dict.fromkeys(place[text] for text in pool)) for pool in pools]
-        kept = self.ranker.encode_texts([ids[: self.label_truncate] for ids in self.tokenizer.ids_of(texts)])
+        kept = self.encode(texts)
         contexts = [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(context)]
         if len(rows) == 1:
             scores = self.ranker.score_texts(contexts, kept)
@@ -71,6 +73,13 @@ class TextRanker:
         index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         scores = self.ranker.score_texts(contexts, kept, index.to(self.ranker.device))
         return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
+
+    def encode(self, texts: list[str]) -> Any:
+        """What the ranker keeps of these candidates; encoded once as long as they stay the same."""
+        if self.encoded[0] != texts:
+            ids = [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(texts)]
+            self.encoded = texts, self.ranker.encode_texts(ids)
+        return self.encoded[1]
 
     @staticmethod
     def _sorted(texts: list[str], rows: list[int], scores: torch.Tensor, top: int | None) -> list[Ranked]:

@@ -483,6 +483,15 @@ def test_rank_takes_many_contexts(trained):
     assert model.rank([], ["fine"]) == []
 
 
+def test_the_same_candidates_are_encoded_once(trained, monkeypatch):
+    model = poly_agents.load(trained["poly"], "float32")
+    first = model.rank("hello", ["fine", "blue", "red"])
+    monkeypatch.setattr(model.ranker, "encode_texts", None)
+    assert model.rank("hello", ["fine", "blue", "red"]) == first
+    monkeypatch.undo()
+    assert model.rank("hello", ["fine", "six"])[0].text in ("fine", "six")
+
+
 @pytest.mark.parametrize("candidates", [[], [["fine"], []], [["fine"], ["red"], ["blue"]]])
 def test_rank_refuses_what_it_cannot_rank(trained, candidates):
     with pytest.raises(ValueError):
