@@ -50,8 +50,8 @@ class TextRanker:
         """Candidates with their scores, best first; equal scores keep the order they came in.
 
         `context` is one context, its turns parted by newlines, or a list of them: then `candidates` is one list for
-        all, or a list for each, and a list of rankings comes back. Equal texts are ranked once, and candidates that stay
-        the same from call to call are encoded once.
+        all, or a list for each, and a list of rankings comes back. Equal texts are ranked once; candidates that are
+        the same as in the call before are not encoded again.
         """
         if isinstance(context, str):
             return self.rank([context], candidates, top)[0]
