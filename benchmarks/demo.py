@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 PARLAI = Path(sys.executable).with_name("parlai")
-TASK = "-t poly_agents:chitchat --text-truncate 96 --label-truncate 32"
+TASK = "-t poly_agents:chitchat"
+LENGTHS = "--text-truncate 96 --label-truncate 32"
 CHAT = [
     "hi, how are you?",
     "just studying for my exams. any plans for the weekend?",
@@ -60,10 +61,10 @@ def main() -> None:
     for old in folder.glob(f"{Path(arguments.model_file).name}*"):
         old.unlink()
     reports = {"TF-IDF": evaluate("-m poly_agents/tfidf", arguments.examples)}
-    reports["MiniLM, untrained"] = evaluate("-m poly_agents/bi", arguments.examples)
+    reports["MiniLM, untrained"] = evaluate(f"-m poly_agents/bi {LENGTHS}", arguments.examples)
     parlai(
-        f"train_model -m poly_agents/poly {TASK} -mf {arguments.model_file} -bs 64 --max-train-steps {arguments.steps} "
-        "--validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true --loglevel report"
+        f"train_model -m poly_agents/poly {TASK} {LENGTHS} -mf {arguments.model_file} -bs 64 "
+        f"--max-train-steps {arguments.steps} --validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true --loglevel report"
     )
     reports["poly-encoder, 64 codes, trained"] = evaluate(f"-mf {arguments.model_file}", arguments.examples)
     parlai(
