@@ -64,7 +64,8 @@ def main() -> None:
     reports["MiniLM, untrained"] = evaluate(f"-m poly_agents/bi {LENGTHS}", arguments.examples)
     parlai(
         f"train_model -m poly_agents/poly {TASK} {LENGTHS} -mf {arguments.model_file} -bs 64 "
-        f"--max-train-steps {arguments.steps} --validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true --loglevel report"
+        f"--max-train-steps {arguments.steps} --validation-every-n-epochs -1 --validation-max-exs 64 "
+        "--short-final-eval true --loglevel report"
     )
     reports["poly-encoder, 64 codes, trained"] = evaluate(f"-mf {arguments.model_file}", arguments.examples)
     parlai(

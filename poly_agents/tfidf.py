@@ -46,9 +46,10 @@ class TfidfAgent(Agent):
         reply = Message(id=self.id, episode_done=False, text=candidates[order[0]])
         reply["text_candidates"] = [candidates[i] for i in order]
         reply["candidate_scores"] = scores[order].tolist()
-        reply["metrics"] = {"ms": AverageMetric(1000 * (time.perf_counter() - start))}
+        metrics = {"ms": AverageMetric(1000 * (time.perf_counter() - start))}
         labels = seen.get("eval_labels") or seen.get("labels") or ()
         if labels and labels[0] in candidates:
             rank = 1 + reply["text_candidates"].index(labels[0])
-            reply["metrics"] |= {"rank": AverageMetric(rank), "mrr": AverageMetric(1 / rank)}
+            metrics |= {"rank": AverageMetric(rank), "mrr": AverageMetric(1 / rank)}
+        reply["metrics"] = metrics
         return reply

@@ -457,6 +457,16 @@ def test_a_background_worker_trains(options):
     TrainModel.main(**settings(options, "bi"), max_train_steps=2, num_workers=1, datatype="train:stream")
 
 
+def test_the_tf_idf_baseline_prefers_shared_words(data):
+    report = EvalModel.main(
+        model="poly_agents/tfidf", task="poly_agents:jsonl", jsonl_path=data, datatype="valid", batchsize=5
+    )
+    assert report["exs"].value() == len(ROWS) and 0 < report["mrr"].value() <= 1
+    agent = create_agent({"model": "poly_agents/tfidf", "task": "poly_agents:jsonl", "jsonl_path": data})
+    agent.observe(example("hello my cat", "blue", ["six five", "my cat", "hello"], training=False))
+    assert agent.act()["text"] == "my cat"
+
+
 # --- plain Python -------------------------------------------------------------------------------------------------
 
 
