@@ -1,6 +1,6 @@
 """Bi-, poly- and cross-encoder on chitchat after the same training time: quality, training speed, latency.
 
-    python benchmarks/rankers.py --seconds 600
+    python benchmarks/rankers.py --seconds 540
 
 Each ranker is trained through `parlai train_model` for as many steps as it makes in the given time at the rate it is
 first measured at, from the same MiniLM, then ranks the whole test split. Latency is one context at a time, with 20
@@ -150,7 +150,7 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=600, help="training time of each ranker")
+    parser.add_argument("--seconds", type=int, default=540, help="training time of each ranker")
     parser.add_argument("--folder", type=Path, default=Path("models/benchmark"), help="where the models are kept")
     parser.add_argument("--rounds", type=int, default=30, help="contexts timed for each ranker")
     arguments = parser.parse_args()

@@ -164,13 +164,14 @@ class RankerAgent(TorchRankerAgent):
     def build_lr_scheduler(self, states=None, hard_reset=False):
         if hard_reset:
             self.examples_seen.clear()
-        elif states and not states.get("optimizer"):
-            logging.warning("the model has no optimiser beside it (a .checkpoint has): it starts afresh")
         if self.opt["lr_scheduler"] != "linear":
             return super().build_lr_scheduler(states, hard_reset)
         done = 0 if hard_reset else (states or {}).get("number_training_updates", 0)
         warm_up = self.opt["warmup_updates"] if self.opt["warmup_updates"] >= 0 else None
-        self.scheduler = WarmupLinear(self.optimizer, self._total_updates(), warm_up, done)
+        total = self._total_updates()
+        if 0 < done < (total or math.inf) and not states.get("optimizer"):
+            logging.warning("the model has no optimiser beside it (a .checkpoint has): it starts afresh")
+        self.scheduler = WarmupLinear(self.optimizer, total, warm_up, done)
         self._number_training_updates = done
 
     def _total_updates(self) -> int | None:

@@ -35,7 +35,9 @@ class Backbone(nn.Module):
     def pretrained(cls, folder: str, dtype: torch.dtype) -> "Backbone":
         """By HuggingFace name or folder. A checkpoint that lacks weights is refused, never filled with random ones."""
         from transformers import AutoModel
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # it takes a moment, and would break up ParlAI's lines
         model, report = AutoModel.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
         )
