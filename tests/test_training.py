@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections import Counter
 
 import pytest
@@ -69,6 +70,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tiny, data, tmp_
 def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(tiny, data, tmp_path):
     code = DRIVER.format(name="bi", kill=0, data=data, tiny=tiny, path=str(tmp_path / "model"), save=-1)
     terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 120))
     piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=end, timeout=300)
     os.close(end)
     shown = b""
