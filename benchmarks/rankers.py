@@ -54,15 +54,15 @@ def quality(model_file: Path) -> dict:
     tests = examples("test", 4)
     texts = list(dict.fromkeys(text for example in tests for text in example.candidates))
     place = {text: number for number, text in enumerate(texts)}
-    kept = model.ranker.encode_texts([ids[: model.label_truncate] for ids in model.tokenizer.ids_of(texts)])
-    contexts = model.tokenizer.ids_of(["\n".join(example.context) for example in tests])
+    kept = model.encode(texts)
+    contexts = model.context_ids(["\n".join(example.context) for example in tests])
     ranks = []
     for start in tqdm(range(0, len(tests), 64), desc=f"test {model_file.parent.name}", disable=None):
         part = tests[start : start + 64]
         index = torch.tensor([[place[text] for text in example.candidates] for example in part])
         labels = torch.tensor([example.candidates.index(example.response) for example in part])
-        ids = [vector[-model.text_truncate :] for vector in contexts[start : start + 64]]
-        ranks += label_ranks(model.ranker.score_texts(ids, kept, index), labels).tolist()
+        scores = model.ranker.score_texts(contexts[start : start + 64], kept, index)
+        ranks += label_ranks(scores, labels).tolist()
     draw = random.Random(0)
     measures = {
         "hits@1": [float(r == 1) for r in ranks],
@@ -81,19 +81,16 @@ def latency(model_files: dict[str, Path], rounds: int) -> dict[str, dict[str, fl
     tests = examples("test", 4)
     responses = list(dict.fromkeys(e.response for e in examples("train", 4)))[:POOL]
     models = {name: poly_agents.load(str(path)) for name, path in model_files.items()}
-    pools = {}
-    for name, model in models.items():
-        ids = [i[: model.label_truncate] for i in model.tokenizer.ids_of(responses)]
-        pools[name] = {20: model.ranker.encode_texts(ids[:20]), POOL: model.ranker.encode_texts(ids)}
+    pools = {name: {n: model.encode(responses[:n]) for n in (20, POOL)} for name, model in models.items()}
     times: dict = {name: {20: [], POOL: []} for name in models}
     for turn in range(-2, rounds):
         for name, model in models.items():
-            ids = model.tokenizer.ids("\n".join(tests[turn + 2].context))[-model.text_truncate :]
+            ids = model.context_ids(["\n".join(tests[turn + 2].context)])
             for size, kept in pools[name].items():
                 if size == POOL and name == "cross" and turn not in (0, 1, 2):
                     continue  # a minute each
                 start = time.perf_counter()
-                model.ranker.score_texts([ids], kept)
+                model.ranker.score_texts(ids, kept)
                 if turn >= 0:
                     times[name][size].append(1000 * (time.perf_counter() - start))
     return {name: {str(size): statistics.median(ms) for size, ms in by.items()} for name, by in times.items()}

@@ -6,7 +6,6 @@ memory runs out) is done here by text and by fingerprint instead.
 """
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -22,7 +21,6 @@ plugin.mend()
 
 import torch  # noqa: E402
 from parlai.core.metrics import AverageMetric  # noqa: E402
-from parlai.core.teachers import create_task_agent_from_taskname  # noqa: E402
 from parlai.core.torch_agent import Output  # noqa: E402
 from parlai.core.torch_ranker_agent import TorchRankerAgent  # noqa: E402
 from parlai.utils import logging  # noqa: E402
@@ -39,6 +37,7 @@ from poly_agents.pool import Pool  # noqa: E402
 from poly_agents.ranker import Ranker  # noqa: E402
 from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.schedule import WarmupLinear  # noqa: E402
+from poly_agents.teachers import teachers  # noqa: E402
 from poly_agents.tokens import pad  # noqa: E402
 
 DEFAULTS = dict(
@@ -180,16 +179,8 @@ class RankerAgent(TorchRankerAgent):
             return self.opt["max_train_steps"]
         if self.opt.get("num_epochs", -1) <= 0:
             return None
-        teachers = [teacher for task in self._tasks() for teacher in create_task_agent_from_taskname(task)]
         a_step = self.opt["batchsize"] * self.opt.get("update_freq", 1) * num_workers()
-        return max(1, math.ceil(self.opt["num_epochs"] * sum(t.num_examples() for t in teachers) / a_step))
-
-    def _tasks(self, **changes):
-        """Our options once for every task in `-t`, with changes."""
-        for task in self.opt["task"].split(","):
-            opt = copy.deepcopy(self.opt)
-            opt.update(changes, task=task)
-            yield opt
+        return max(1, math.ceil(self.opt["num_epochs"] * sum(t.num_examples() for t in teachers(self.opt)) / a_step))
 
     def share(self):
         return super().share() | {"encoded": self.encoded, "pools": self.pools}
@@ -356,9 +347,9 @@ class RankerAgent(TorchRankerAgent):
             return path
         logging.info(f"collecting the candidates of {self.opt['task']} in {path}")
         texts: dict[str, None] = {}
-        for opt in self._tasks(datatype="train:evalmode", batchsize=1, interactive_task=False, num_examples=-1):
-            for teacher in create_task_agent_from_taskname(opt):
-                texts.update(dict.fromkeys(chat_candidates(teacher)))
+        whole = {"datatype": "train:evalmode", "batchsize": 1, "interactive_task": False, "num_examples": -1}
+        for teacher in teachers(self.opt, **whole):
+            texts.update(dict.fromkeys(chat_candidates(teacher)))
         if not texts:
             raise ValueError(f"the task {self.opt['task']} has no responses to chat with; give -fcp FILE")
         write_text(path, "\n".join(texts) + "\n")
@@ -370,9 +361,10 @@ class RankerAgent(TorchRankerAgent):
             ids = self.pools[source].ids
             path = self._encodings_path(source)
             key = path and candidate_files.fingerprint(self.ranker_module, ids)
-            kept = candidate_files.load(path, key) if path else None
+            setting = self.opt["fixed_candidate_vecs"]
+            kept = candidate_files.load(path, key) if path and setting != "replace" else None
             if kept is None:
-                if path and self.opt["fixed_candidate_vecs"] not in ("reuse", "replace") and os.path.exists(path):
+                if path and setting not in ("reuse", "replace") and os.path.exists(path):
                     raise ValueError(f"{path} was not made by this model from these candidates; give another path")
                 kept = self.ranker_module.encode_texts(ids, progress=is_primary_worker())
                 if path:
@@ -390,10 +382,7 @@ class RankerAgent(TorchRankerAgent):
             return given
         if not self.opt.get("model_file"):
             return None
-        path = f"{self.opt['model_file']}.{Path(self.fixed_candidates_path).stem}.encs"
-        if given == "replace":
-            Path(path).unlink(missing_ok=True)
-        return path
+        return f"{self.opt['model_file']}.{Path(self.fixed_candidates_path).stem}.encs"
 
     def score_candidates(self, batch, cand_vecs: Pool, cand_encs=None):
         """Scores [B, C] of a batch against a pool; minus infinity where a row has fewer candidates.

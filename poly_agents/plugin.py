@@ -49,6 +49,13 @@ def mend_load(opt) -> None:
 MENDS = {"parlai.nn.lr_scheduler": mend_plateau, "parlai.core.opt": mend_load}
 
 
+def mend_once(module) -> None:
+    """Apply the mend of a module of ParlAI, whoever comes first: the hook or `mend`."""
+    if not getattr(module, "poly_agents_mended", False):
+        MENDS[module.__name__](module)
+        module.poly_agents_mended = True
+
+
 class AliasLoader:
     """Loads `parlai.agents.poly_agents.NAME` as a view of `poly_agents.NAME`, so a new agent is one new file."""
 
@@ -61,18 +68,17 @@ class AliasLoader:
 
 
 class MendingLoader:
-    """ParlAI's own loader, then one of the mends."""
+    """ParlAI's own loader, then the module's mend."""
 
-    def __init__(self, loader, mend):
+    def __init__(self, loader):
         self.loader = loader
-        self.mend = mend
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        self.mend(module)
+        mend_once(module)
 
 
 class PluginFinder:
@@ -90,7 +96,7 @@ class PluginFinder:
         if spec is None or spec.loader is None:
             return spec
         if name in MENDS:
-            spec.loader = MendingLoader(spec.loader, MENDS[name])
+            spec.loader = MendingLoader(spec.loader)
         elif os.path.isdir(folder := os.path.join(FOLDER, name.rpartition(".")[2])):
             spec.submodule_search_locations = [*spec.submodule_search_locations, folder]
         return spec
@@ -114,8 +120,5 @@ def mend() -> None:
             f"poly_agents needs ParlAI ({error}); type: pip install --no-deps parlai==1.7.2  "
             "(without --no-deps its old pins downgrade numpy)"
         ) from error
-    for name, mend_module in MENDS.items():
-        module = importlib.import_module(name)
-        if not isinstance(module.__spec__.loader, MendingLoader) and not getattr(module, "poly_agents_mended", False):
-            mend_module(module)
-            module.poly_agents_mended = True
+    for name in MENDS:
+        mend_once(importlib.import_module(name))

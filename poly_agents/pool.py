@@ -15,10 +15,10 @@ class Pool(NamedTuple):
     index: Tensor | None  # [G, C] into them, -1 where a row is shorter; None: all N for every context
     labels: Tensor | None  # [B] column of each context's label, -1 where it is not among its candidates
 
-    def row(self, context: int) -> list[int]:
+    def row(self, context: int) -> Sequence[int]:
         """Candidate numbers of one context, by column."""
         if self.index is None:
-            return list(range(len(self.texts)))
+            return range(len(self.texts))
         return [number for number in self.index[context if len(self.index) > 1 else 0].tolist() if number >= 0]
 
 

@@ -66,13 +66,17 @@ class TextRanker:
         place = {text: row for row, text in enumerate(texts)}
         rows = [list(dict.fromkeys(place[text] for text in pool)) for pool in pools]
         kept = self.encode(texts)
-        contexts = [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(context)]
+        contexts = self.context_ids(context)
         if len(rows) == 1:
             scores = self.ranker.score_texts(contexts, kept)
             return [self._sorted(texts, rows[0], line, top) for line in scores]
         index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         scores = self.ranker.score_texts(contexts, kept, index.to(self.ranker.device))
         return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
+
+    def context_ids(self, contexts: Sequence[str]) -> list[list[int]]:
+        """Bare ids of contexts, their newest turns where they are too long."""
+        return [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(contexts)]
 
     def encode(self, texts: list[str]) -> Any:
         """What the ranker keeps of these candidates; encoded once as long as they stay the same."""

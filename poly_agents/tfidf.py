@@ -1,6 +1,5 @@
 """TF-IDF baseline without weights or training: cosine of scikit-learn's TF-IDF vectors of context and candidate."""
 
-import copy
 import time
 from itertools import islice
 
@@ -8,8 +7,9 @@ import numpy as np
 from parlai.core.agents import Agent
 from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
-from parlai.core.teachers import create_task_agent_from_taskname
 from sklearn.feature_extraction.text import TfidfVectorizer
+
+from poly_agents.teachers import teachers
 
 FIT_EXAMPLES = 20_000
 
@@ -23,13 +23,10 @@ class TfidfAgent(Agent):
         self.vectorizer = shared["vectorizer"] if shared else TfidfVectorizer().fit(self._train_texts())
 
     def _train_texts(self):
-        for task in self.opt["task"].split(","):
-            opt = copy.deepcopy(self.opt)
-            opt.update(task=task, datatype="train:evalmode", batchsize=1)
-            for teacher in create_task_agent_from_taskname(opt):
-                messages = (teacher.act() for _ in range(teacher.num_examples()))
-                for message in islice(messages, FIT_EXAMPLES):
-                    yield from (message.get("text", ""), *message.get("eval_labels", ()))
+        for teacher in teachers(self.opt, datatype="train:evalmode", batchsize=1):
+            messages = (teacher.act() for _ in range(teacher.num_examples()))
+            for message in islice(messages, FIT_EXAMPLES):
+                yield from (message.get("text", ""), *message.get("eval_labels", ()))
 
     def share(self):
         return super().share() | {"vectorizer": self.vectorizer}
