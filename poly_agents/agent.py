@@ -34,7 +34,7 @@ from poly_agents import checkpoint, pool, textranker  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
-from poly_agents.ranker import Ranker  # noqa: E402
+from poly_agents.ranker import Ranker, moved  # noqa: E402
 from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.schedule import WarmupLinear  # noqa: E402
 from poly_agents.teachers import teachers  # noqa: E402
@@ -70,7 +70,7 @@ class RankerAgent(TorchRankerAgent):
     """A `Ranker` as a ParlAI agent. A system's agent names its ranker, nothing more."""
 
     ranker: ClassVar[type[Ranker]]
-    negatives: ClassVar[int] = 0  # default of --negatives
+    defaults: ClassVar[dict[str, Any]] = {}  # of this system, where they differ from those of all
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -80,7 +80,7 @@ class RankerAgent(TorchRankerAgent):
         group.add_argument(
             "--negatives",
             type=int,
-            default=cls.negatives,
+            default=0,
             help="with -cands batch: how many of the batch's other responses each context is trained against; 0: all",
         )
         group.add_argument(
@@ -90,7 +90,7 @@ class RankerAgent(TorchRankerAgent):
             action=ShowCandidates,
             help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
         )
-        parser.set_defaults(**DEFAULTS)
+        parser.set_defaults(**DEFAULTS | cls.defaults)
         if partial_opt and ("num_epochs" in partial_opt or "report_filename" in partial_opt):
             parser.set_defaults(batchsize=64)  # of train_model and eval_model; a chat has one dialogue at a time
         return parser
@@ -122,7 +122,8 @@ class RankerAgent(TorchRankerAgent):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {opt[name]}")
         if opt.get("fp16"):
             raise ValueError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
-        if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not cls.ranker.caches:
+        options = cls.ranker.Options.of(opt)
+        if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not cls.ranker.caches(options):
             raise ValueError(
                 f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed"
             )
@@ -137,6 +138,10 @@ class RankerAgent(TorchRankerAgent):
         datatype = opt.get("datatype", "")
         return "train" in datatype and "evalmode" not in datatype and not opt.get("interactive_mode")
 
+    def build_dictionary(self):
+        self.opt["tokenizer_source"] = self.ranker.Options.of(self.opt).source
+        return super().build_dictionary()
+
     def build_model(self) -> Ranker:
         options = self.ranker.Options.of(self.opt)
         start, _ = self._get_init_model(self.opt, None)
@@ -144,13 +149,11 @@ class RankerAgent(TorchRankerAgent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
             model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")
-        longest = (
-            self.text_truncate + self.label_truncate if model.pairs else max(self.text_truncate, self.label_truncate)
-        )
-        if longest > model.room:
+        needed, there_are = model.span(self.text_truncate, self.label_truncate), model.context_encoder.positions
+        if needed > there_are:
             raise ValueError(
-                f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {longest} "
-                f"positions, the encoder has {model.room} beside its special tokens; give smaller ones"
+                f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {needed} "
+                f"positions with the special tokens, the encoder has {there_are}; give smaller ones"
             )
         logging.info(f"--precision {options.precision}: products in {model.context_encoder.dtype}")
         return model
@@ -369,13 +372,14 @@ class RankerAgent(TorchRankerAgent):
                 kept = self.ranker_module.encode_texts(ids, progress=is_primary_worker())
                 if path:
                     candidate_files.save(path, key, kept)
-            self.encoded[source] = kept.to(self.ranker_module.device)
+            self.encoded[source] = moved(kept, self.ranker_module.device)
         return self.encoded[source]
 
     def _encodings_path(self, source: str) -> str | None:
         """Where the encodings are kept; None where they are not worth keeping."""
         training = self._is_training(self.opt)
-        if source != "fixed" or training or not self.ranker.caches or not self.encode_candidate_vecs:
+        caches = self.ranker.caches(self.ranker_module.options)
+        if source != "fixed" or training or not caches or not self.encode_candidate_vecs:
             return None
         given = self.opt["fixed_candidate_vecs"]
         if given not in ("reuse", "replace"):
@@ -387,16 +391,10 @@ class RankerAgent(TorchRankerAgent):
     def score_candidates(self, batch, cand_vecs: Pool, cand_encs=None):
         """Scores [B, C] of a batch against a pool; minus infinity where a row has fewer candidates.
 
-        With `cand_encs` the pool is encoded already and nothing is learnt; without, all goes through one `forward`.
+        `cand_encs` is the pool where it is encoded already.
         """
-        device = self.ranker_module.device
-        index = None if cand_vecs.index is None else cand_vecs.index.to(device)
-        chosen = None if index is None else index.clamp(min=0)
-        if cand_encs is None:
-            scores = self.model(pad(batch.contexts).to(device), pad(cand_vecs.ids).to(device), chosen)
-        else:
-            scores = self.ranker_module.score_texts(batch.contexts, cand_encs, chosen)
-        return scores if index is None else scores.masked_fill(index < 0, -torch.inf)
+        kept = self.ranker_module.encode_texts(cand_vecs.ids) if cand_encs is None else cand_encs
+        return self.ranker_module.score_texts(batch.contexts, kept, cand_vecs.index)
 
     # --- the two steps --------------------------------------------------------------------------------------------
 
@@ -407,9 +405,10 @@ class RankerAgent(TorchRankerAgent):
         found = self._build_candidates(batch, self.candidates, "train")
         if self.candidates == "batch" and self.opt["negatives"]:
             found = pool.sample(found, self.opt["negatives"], self._number_training_updates)
-        scores = self.score_candidates(batch, found)
-        labels = found.labels.to(scores.device)
-        loss = cross_entropy(scores, labels, reduction="none")
+        device = self.ranker_module.device
+        index, labels = (None if part is None else part.to(device) for part in (found.index, found.labels))
+        contexts, candidates = pad(batch.contexts).to(device), pad(found.ids).to(device)
+        scores, loss = self.ranker_module.learn(contexts, self.ranker_module.encode(candidates), index, labels)
         self.backward(loss.mean())
         self.update_params()
         self.examples_seen.update(batch.tasks)
@@ -422,11 +421,8 @@ class RankerAgent(TorchRankerAgent):
         if not batch.batchsize:
             return None
         found = self._build_candidates(batch, self.eval_candidates, "eval")
-        if self.eval_candidates in self.pools and self.encode_candidate_vecs:
-            kept = self._encode(self.eval_candidates)
-        else:
-            kept = self.ranker_module.encode_texts(found.ids)
-        scores = self.score_candidates(batch, found, kept)
+        encoded = self.eval_candidates in self.pools and self.encode_candidate_vecs
+        scores = self.score_candidates(batch, found, self._encode(self.eval_candidates) if encoded else None)
         if found.labels is not None:
             labels = found.labels.to(scores.device)
             known = (labels >= 0).tolist()

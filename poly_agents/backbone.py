@@ -1,12 +1,14 @@
 """Tokens -> states: a transformers encoder, its precision, and batching by length."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from poly_agents import checkpoint
 from poly_agents.tokens import Tokens
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -32,8 +34,28 @@ class Backbone(nn.Module):
         self.positions: int = model.config.max_position_embeddings - (0 if offset is None else offset + 1)
 
     @classmethod
-    def pretrained(cls, folder: str, dtype: torch.dtype) -> "Backbone":
-        """By HuggingFace name or folder. A checkpoint that lacks weights is refused, never filled with random ones."""
+    def pretrained(cls, source: str, dtype: torch.dtype) -> Self:
+        """By HuggingFace name or folder, or the encoder of a model file of ours.
+
+        A checkpoint that lacks weights is refused, never filled with random ones.
+        """
+        return cls.trained(source, dtype) if Path(source).is_file() else cls.downloaded(source, dtype)
+
+    @classmethod
+    def trained(cls, model_file: str, dtype: torch.dtype) -> Self:
+        """The context's encoder of a model that any ranker here has saved."""
+        saved = checkpoint.read(model_file)
+        prefix = "context_encoder.model."
+        weights = {n.removeprefix(prefix): t for n, t in saved.weights.items() if n.startswith(prefix)}
+        encoder = cls.blank(saved.header["backbone"], dtype)
+        lacking, unknown = encoder.model.load_state_dict(weights, strict=False)
+        if lacking or unknown:
+            raise ValueError(f"the encoder in {model_file} does not fit here, first {[*lacking, *unknown][0]!r}")
+        return encoder
+
+    @classmethod
+    def downloaded(cls, folder: str, dtype: torch.dtype) -> Self:
+        """By HuggingFace name or folder."""
         from transformers import AutoModel
         from transformers.utils.logging import disable_progress_bar
 
@@ -47,8 +69,8 @@ class Backbone(nn.Module):
         return cls(model, dtype)
 
     @classmethod
-    def blank(cls, config: dict[str, Any], dtype: torch.dtype) -> "Backbone":
-        """The architecture alone, from what `config` of another one holds; its weights are to be loaded."""
+    def blank(cls, config: dict[str, Any], dtype: torch.dtype) -> Self:
+        """The architecture with random weights, from what `config` of another one holds."""
         from transformers import AutoConfig, AutoModel
 
         config = AutoConfig.for_model(**config)
@@ -58,6 +80,23 @@ class Backbone(nn.Module):
     def config(self) -> dict[str, Any]:
         """All that `blank` needs, as JSON."""
         return self.model.config.to_diff_dict() | {"model_type": self.model.config.model_type}
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers of the encoder, first to last."""
+        found = (_find(self.model, path) for path in ("encoder.layer", "transformer.layer", "layers"))
+        layers = next((layers for layers in found if layers is not None), None)
+        if layers is None:
+            raise ValueError(f"where {self.model.config.model_type} keeps its layers is not known here; take another")
+        return layers
+
+    def cut(self, count: int) -> Self:
+        """Keep only the first `count` layers; the others are neither kept nor run."""
+        if not 1 <= count <= len(self.layers):
+            raise ValueError(f"the encoder has {len(self.layers)} layers; {count} of them cannot be kept")
+        del self.layers[count:]
+        self.model.config.num_hidden_layers = count
+        return self
 
     def freeze_embeddings(self) -> None:
         """Leave the word embeddings as they are (Humeau et al. 2020, Table 3: as good, and faster)."""
@@ -95,7 +134,24 @@ def by_length(run: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
         rows = order[start : start + max(1, budget // length)]
         outputs.append(run(tokens.select(rows).cut(length)))
         start += len(rows)
-    return torch.cat(outputs)[order.argsort()]
+    return chain(outputs)[order.argsort()]
+
+
+def chain(parts: Sequence[Any]) -> Any:
+    """Put rows from several runs together, [N, ...] each: tensors, or NamedTuples of them. Token axes are padded."""
+    if not isinstance(parts[0], Tensor):
+        return type(parts[0])(*(chain(field) for field in zip(*parts, strict=True)))
+    if parts[0].dim() > 1 and any(part.shape[1] != parts[0].shape[1] for part in parts):
+        widest = max(part.shape[1] for part in parts)
+        grown = [0, 0] * (parts[0].dim() - 2)
+        parts = [nn.functional.pad(part, (*grown, 0, widest - part.shape[1])) for part in parts]
+    return torch.cat(list(parts))
+
+
+def _find(module: nn.Module, path: str) -> Any | None:
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module
 
 
 def attention() -> str:

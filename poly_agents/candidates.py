@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from poly_agents.files import replace
-from poly_agents.ranker import Ranker
+from poly_agents.ranker import Ranker, TokenStates
 
 
 def fingerprint(ranker: Ranker, ids: Sequence[Sequence[int]]) -> str:
@@ -31,12 +31,14 @@ def load(path: str | Path, key: str) -> Any | None:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("fingerprint") != key:
                 return None
-            return file.get_tensor("kept")
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return None
+    return parts["vectors"] if parts.keys() == {"vectors"} else TokenStates(**parts)
 
 
 def save(path: str | Path, key: str, kept: Any) -> None:
     """Write encodings beside `path` and rename them into place."""
-    if isinstance(kept, Tensor):
-        replace(path, lambda beside: save_file({"kept": kept.cpu().contiguous()}, beside, {"fingerprint": key}))
+    parts = {"vectors": kept} if isinstance(kept, Tensor) else kept._asdict()
+    parts = {name: part.cpu().contiguous() for name, part in parts.items()}
+    replace(path, lambda beside: save_file(parts, beside, {"fingerprint": key}))

@@ -26,14 +26,20 @@ class CrossOptions(RankerOptions):
 
 class CrossRanker(Ranker):
     Options = CrossOptions
-    caches = False
-    pairs = True
+    joint = True
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         width = self.context_encoder.width
         pooled = [nn.Linear(width, width), nn.Tanh()] if options.cross_head == "pooled" else []
         self.head = nn.Sequential(*pooled, nn.Linear(width, 1))
+
+    @classmethod
+    def caches(cls, options):
+        return False
+
+    def span(self, context, candidate):
+        return self.frame.pair_length + context + candidate
 
     def encode(self, candidates: Tokens) -> Tokens:
         return candidates
@@ -55,4 +61,4 @@ class CrossAgent(RankerAgent):
     """`-m poly_agents/cross`"""
 
     ranker = CrossRanker
-    negatives = 15
+    defaults = {"negatives": 15}

@@ -18,7 +18,7 @@ class TokenizerDictionary(DictionaryAgent):
         elif path and Path(path).exists():
             self.words = Tokenizer.load(path)
         else:
-            self.words = Tokenizer.pretrained(zoo.backbone(opt["backbone"]))
+            self.words = Tokenizer.pretrained(zoo.backbone(opt.get("tokenizer_source") or opt["backbone"]))
         self.opt = opt
         self.tok2ind = self.words.backend.get_vocab()
         self.ind2tok = {number: token for token, number in self.tok2ind.items()}

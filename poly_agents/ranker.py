@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from poly_agents.backbone import PRECISIONS, Backbone, by_length
+from poly_agents.backbone import PRECISIONS, Backbone, by_length, chain
 from poly_agents.options import Options, option
 from poly_agents.tokens import Frame, Tokens, pad
 
@@ -20,11 +21,30 @@ ENCODE_ROWS = 1024  # candidates between two steps of the progress bar
 class RankerOptions(Options):
     """What every ranker can be told."""
 
-    backbone: str = option("minilm", "HuggingFace encoder by name or folder; minilm is embedded and needs no network")
+    backbone: str = option("minilm", "HuggingFace encoder by name or folder, or a model file; minilm is embedded")
     share_encoders: bool = option(True, "one encoder for contexts and candidates; false: one each, as in the papers")
     freeze_embeddings: bool = option(True, "leave the word embeddings as pretrained (Humeau et al. 2020, Table 3)")
     dropout: float = option(0.0, "while training; any at all costs a seventh of the speed on CPU")
     precision: str = option("auto", "auto: bfloat16 where the machine multiplies it natively, else float32", PRECISIONS)
+
+    @property
+    def source(self) -> str:
+        """Where the encoder and the tokeniser come from."""
+        return self.backbone
+
+
+class TokenStates(NamedTuple):
+    """What a system keeps of N candidates that needs every token of them."""
+
+    vectors: Tensor  # [..., L, D]
+    mask: Tensor  # [..., L] bool
+
+
+class Learnt(NamedTuple):
+    """What a training step gets back."""
+
+    scores: Tensor  # [B, C]
+    loss: Tensor  # [B]
 
 
 class Ranker(nn.Module, ABC):
@@ -35,19 +55,33 @@ class Ranker(nn.Module, ABC):
     """
 
     Options: ClassVar[type[RankerOptions]] = RankerOptions
-    caches: ClassVar[bool] = True  # encoding a candidate ahead saves work
-    pairs: ClassVar[bool] = False  # a context and a candidate share one run, so their lengths add up
+    Encoder: ClassVar[type[Backbone]] = Backbone
+    joint: ClassVar[bool] = False  # contexts and candidates always share one encoder
 
     def __init__(self, options: RankerOptions, frame: Frame, build: Callable[[], Backbone]):
         super().__init__()
         self.options = options
         self.frame = frame
         self.context_encoder = build()
-        self.candidate_encoder = self.context_encoder if options.share_encoders or self.pairs else build()
+        self.candidate_encoder = self.context_encoder if options.share_encoders or self.joint else build()
         for encoder in {self.context_encoder, self.candidate_encoder}:
             encoder.set_dropout(options.dropout)
             if options.freeze_embeddings:
                 encoder.freeze_embeddings()
+
+    @classmethod
+    def caches(cls, options: RankerOptions) -> bool:
+        """Whether encoding a candidate ahead saves work."""
+        return True
+
+    @classmethod
+    def start(cls, options: RankerOptions, encoder: Backbone) -> Backbone:
+        """What a system changes of a pretrained encoder before anything is learnt."""
+        return encoder
+
+    def span(self, context: int, candidate: int) -> int:
+        """How many of the encoder's positions are needed for texts of so many bare tokens."""
+        return self.frame.single_length + max(context, candidate)
 
     @abstractmethod
     def encode(self, candidates: Tokens) -> Any:
@@ -59,17 +93,21 @@ class Ranker(nn.Module, ABC):
 
     def forward(self, contexts: Tokens, candidates: Tokens, index: Tensor | None = None) -> Tensor:
         """Score contexts [B, L] against candidates [N, L]: all of them, or those of `index` [G, C]."""
-        return self.score(contexts, choose(self.encode(candidates), index))
+        return self.rate(contexts, self.encode(candidates), index)
+
+    def rate(self, contexts: Tokens, kept: Any, index: Tensor | None) -> Tensor:
+        """Score contexts [B, L] against kept candidates [N, ...]; minus infinity where the index [G, C] is -1."""
+        scores = self.score(contexts, choose(kept, index))
+        return scores if index is None else scores.masked_fill(index < 0, -torch.inf)
+
+    def learn(self, contexts: Tokens, kept: Any, index: Tensor | None, labels: Tensor) -> "Learnt":
+        """Scores, and the loss of each context that the system is trained by: the softmax over its candidates."""
+        scores = self.rate(contexts, kept, index)
+        return Learnt(scores, cross_entropy(scores, labels, reduction="none"))
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    @property
-    def room(self) -> int:
-        """How many bare tokens the encoder has positions for: of one text, or of both where they share a run."""
-        special = self.frame.pair_length if self.pairs else self.frame.single_length
-        return self.context_encoder.positions - special
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight once, by name; a shared encoder's are named after the context's."""
@@ -112,7 +150,7 @@ class Ranker(nn.Module, ABC):
     def score_texts(self, ids: Sequence[Sequence[int]], kept: Any, index: Tensor | None = None) -> Tensor:
         """Bare ids of B contexts against kept candidates [N, ...], all or those of `index` [G, C] -> [B, C]."""
         self.eval()
-        return self.score(pad(ids).to(self.device), choose(kept, index))
+        return self.rate(pad(ids).to(self.device), kept, None if index is None else index.to(self.device))
 
 
 def states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -120,18 +158,19 @@ def states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, Tensor],
     return by_length(lambda part: reduce(encoder(part), part.mask), tokens)
 
 
+def moved(kept: Any, device: torch.device) -> Any:
+    """What `encode` kept, on another device."""
+    return kept.to(device) if isinstance(kept, Tensor) else type(kept)(*(part.to(device) for part in kept))
+
+
 def choose(kept: Any, index: Tensor | None) -> Any:
-    """Rows of what `encode` kept: [N, ...] by index [G, C] -> [G, C, ...]; without one, all N for every context."""
-    if isinstance(kept, Tensor):
-        return kept.unsqueeze(0) if index is None else kept[index]
-    return type(kept)(*(choose(part, index) for part in kept))
+    """Rows of what `encode` kept: [N, ...] by index [G, C] -> [G, C, ...]; without one, all N for every context.
 
-
-def chain(parts: Sequence[Any]) -> Any:
-    """Put rows kept in several runs together, padding token axes to the longest."""
-    if isinstance(parts[0], Tensor):
-        widest = max(part.shape[1:] for part in parts)
-        if any(part.shape[1:] != widest for part in parts):
-            parts = [nn.functional.pad(part, (0, widest[0] - part.shape[1])) for part in parts]
-        return torch.cat(list(parts))
-    return type(parts[0])(*(chain(field) for field in zip(*parts, strict=True)))
+    -1 stands for no candidate: its masks are False, all else of it is without meaning.
+    """
+    if not isinstance(kept, Tensor):
+        return type(kept)(*(choose(part, index) for part in kept))
+    if index is None:
+        return kept.unsqueeze(0)
+    chosen = kept[index.clamp(min=0)]
+    return chosen & (index >= 0).unsqueeze(-1) if chosen.dtype == torch.bool else chosen

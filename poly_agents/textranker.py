@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from poly_agents import checkpoint
-from poly_agents.backbone import Backbone, choose_dtype
+from poly_agents.backbone import choose_dtype
 from poly_agents.ranker import Ranker, RankerOptions
 from poly_agents.tokenizer import Tokenizer
 
@@ -70,8 +70,8 @@ class TextRanker:
         if len(rows) == 1:
             scores = self.ranker.score_texts(contexts, kept)
             return [self._sorted(texts, rows[0], line, top) for line in scores]
-        index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-        scores = self.ranker.score_texts(contexts, kept, index.to(self.ranker.device))
+        index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, -1)
+        scores = self.ranker.score_texts(contexts, kept, index)
         return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
 
     def context_ids(self, contexts: Sequence[str]) -> list[list[int]]:
@@ -104,8 +104,8 @@ def build(kind: type[Ranker], options: RankerOptions, tokenizer: Tokenizer, conf
     """A ranker over a pretrained backbone, or over a blank one of a known configuration."""
     dtype = choose_dtype(options.precision, device)
     if config is not None:
-        return kind(options, tokenizer.frame, lambda: Backbone.blank(config, dtype))
+        return kind(options, tokenizer.frame, lambda: kind.Encoder.blank(config, dtype))
     from poly_agents import zoo
 
-    folder = zoo.backbone(options.backbone)
-    return kind(options, tokenizer.frame, lambda: Backbone.pretrained(folder, dtype))
+    source = zoo.backbone(options.source)
+    return kind(options, tokenizer.frame, lambda: kind.start(options, kind.Encoder.pretrained(source, dtype)))

@@ -27,7 +27,9 @@ class Tokenizer:
 
     @classmethod
     def pretrained(cls, folder: str) -> "Tokenizer":
-        """The tokeniser of a HuggingFace model, by name or folder."""
+        """The tokeniser of a HuggingFace model, by name or folder, or that of a model file of ours."""
+        if Path(folder).is_file():
+            return cls.load(f"{folder}.dict")
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -18,7 +18,7 @@ from tests.conftest import WORDS, all_rankers
 
 parlai_logging.logger.setLevel("ERROR")
 AGENTS = sorted(all_rankers())
-CACHING = [name for name, kind in all_rankers().items() if kind.caches]
+CACHING = [name for name, kind in all_rankers().items() if kind.caches(kind.Options())]
 
 
 def text(number: int, length: int = 3) -> str:

@@ -104,7 +104,7 @@ def test_training_reaches_every_parameter(ranker, texts):
 
 def test_two_encoders_are_trained_apart(tiny, tokenizer, texts):
     for kind in all_rankers().values():
-        if not kind.pairs:
+        if not kind.joint:
             ranker = make_ranker(kind, tiny, tokenizer, share_encoders=False)
             ranker.encode(pad(texts(4, 2))).sum().backward()
             assert all(p.grad is None for p in ranker.context_encoder.parameters())
