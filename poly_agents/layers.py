@@ -1,0 +1,114 @@
+"""The parts of a post-norm encoder's layers, whatever its family calls them, for systems that run layers themselves.
+
+    a  = softmax(q k^T / sqrt(d)) v              attention, for each head
+    h' = norm(out(a) + h)                        finish, first half
+    h  = norm(down(activation(up(h'))) + h')     finish, second half
+
+What the queries meet, and under which mask, is the system's own business.
+"""
+
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+
+from poly_agents.backbone import Backbone
+
+
+class Layer(NamedTuple):
+    """The modules of one layer; they stay the encoder's own."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    out: nn.Module
+    attention_norm: nn.Module
+    up: nn.Module
+    activation: nn.Module
+    down: nn.Module
+    output_norm: nn.Module
+    heads: int
+
+
+_FEED_FORWARD = "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense", "output.LayerNorm"
+_BERT = (
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    *_FEED_FORWARD,
+)
+PATHS = {  # model type -> where each part is, in the order of `Layer`
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "mpnet": (*(f"attention.attn.{name}" for name in "qkvo"), "attention.LayerNorm", *_FEED_FORWARD),
+    "distilbert": (
+        *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")),
+        "sa_layer_norm",
+        *(f"ffn.{name}" for name in ("lin1", "activation", "lin2")),
+        "output_layer_norm",
+    ),
+}
+
+
+def read(encoder: Backbone) -> list[Layer]:
+    """The layers of an encoder, first to last."""
+    config = encoder.model.config
+    if config.model_type not in PATHS:
+        raise ValueError(
+            f"the layers of {config.model_type} are not built as BERT's, so they cannot be run apart; "
+            f"give a --backbone of one of these families: {', '.join(PATHS)}"
+        )
+    paths = PATHS[config.model_type]
+    return [
+        Layer(*(reduce(getattr, path.split("."), layer) for path in paths), heads=config.num_attention_heads)
+        for layer in encoder.layers
+    ]
+
+
+def autocast(encoder: Backbone, device: torch.device) -> torch.autocast:
+    """The precision of the encoder's own runs, for runs of its parts."""
+    return torch.autocast(device.type, dtype=encoder.dtype, enabled=encoder.dtype != torch.float32)
+
+
+def embed(encoder: Backbone, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+    """What the first layer takes of ids [N, L], at positions counted from 0 and in segments: [N, L, D]."""
+    embeddings = encoder.model.embeddings
+    first = getattr(embeddings, "padding_idx", None)  # RoBERTa counts from padding_idx + 1
+    inputs = {"token_type_ids": segments} if encoder.segments else {}
+    states = embeddings(input_ids=ids, position_ids=positions + (0 if first is None else first + 1), **inputs)
+    project = getattr(encoder.model, "embeddings_project", None)  # ELECTRA's embeddings may be narrower
+    return states if project is None else project(states)
+
+
+def split(states: Tensor, heads: int) -> Tensor:
+    """[..., L, D] -> [..., H, L, D / H]
+
+    >>> split(torch.arange(8.0).view(2, 4), 2).tolist()
+    [[[0.0, 1.0], [4.0, 5.0]], [[2.0, 3.0], [6.0, 7.0]]]
+    """
+    return states.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+
+def merge(states: Tensor) -> Tensor:
+    """[..., H, L, D / H] -> [..., L, D], what `split` has parted."""
+    return states.transpose(-2, -3).flatten(-2)
+
+
+def weights(logits: Tensor, dropout: float) -> Tensor:
+    """Weights [..., Lq, Lk] of scaled products; minus infinity gets none, and a row needs one that is finite."""
+    return drop(logits.softmax(-1), dropout, dropout > 0)
+
+
+def finish(layer: Layer, attended: Tensor, residual: Tensor, dropout: float = 0.0) -> Tensor:
+    """From what the heads have attended to, merged, to the layer's output: [..., L, D] each.
+
+    `dropout` is the share to drop now: 0 when nothing is learnt.
+    """
+    states = layer.attention_norm(drop(layer.out(attended), dropout, dropout > 0) + residual)
+    wide = layer.activation(layer.up(states))  # [..., L, 4 D]
+    return layer.output_norm(drop(layer.down(wide), dropout, dropout > 0) + states)
