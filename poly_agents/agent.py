@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,21 +25,21 @@ from parlai.core.metrics import AverageMetric  # noqa: E402
 from parlai.core.torch_agent import Output  # noqa: E402
 from parlai.core.torch_ranker_agent import TorchRankerAgent  # noqa: E402
 from parlai.utils import logging  # noqa: E402
-from parlai.utils.distributed import is_primary_worker, num_workers  # noqa: E402
+from parlai.utils.distributed import get_rank, is_primary_worker, num_workers  # noqa: E402
 from parlai.utils.misc import warn_once  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from poly_agents import candidates as candidate_files  # noqa: E402
-from poly_agents import checkpoint, pool, textranker  # noqa: E402
+from poly_agents import checkpoint, distill, negatives, pool, processes, teachers, textranker, training  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
-from poly_agents.ranker import Ranker, moved  # noqa: E402
+from poly_agents.ranker import Ranker, each  # noqa: E402
 from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.schedule import WarmupLinear  # noqa: E402
-from poly_agents.teachers import teachers  # noqa: E402
-from poly_agents.tokens import pad  # noqa: E402
+from poly_agents.tokens import Tokens, pad  # noqa: E402
+from poly_agents.training import TrainingOptions  # noqa: E402
 
 DEFAULTS = dict(
     candidates="batch",
@@ -77,12 +78,7 @@ class RankerAgent(TorchRankerAgent):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group(f"{cls.__name__} of poly_agents")
         cls.ranker.Options.add_to(group)
-        group.add_argument(
-            "--negatives",
-            type=int,
-            default=0,
-            help="with -cands batch: how many of the batch's other responses each context is trained against; 0: all",
-        )
+        TrainingOptions.add_to(group)
         group.add_argument(
             "--show-candidates",
             type=int,
@@ -112,6 +108,11 @@ class RankerAgent(TorchRankerAgent):
         super().__init__(opt, shared)
         if not shared and not hasattr(self, "optimizer"):
             self.ranker_module.lower_precision()
+        self.training_options = TrainingOptions.of(opt)
+        self.hard_negatives: dict[tuple[str, str], list[str]] | None = None
+        self.minings = 0
+        if not shared and self.training_options.teacher_model and hasattr(self, "optimizer"):
+            self.teacher = distill.Teacher(self.training_options.teacher_model)
 
     @classmethod
     def _refuse_what_cannot_work(cls, opt) -> None:
@@ -183,7 +184,7 @@ class RankerAgent(TorchRankerAgent):
         if self.opt.get("num_epochs", -1) <= 0:
             return None
         a_step = self.opt["batchsize"] * self.opt.get("update_freq", 1) * num_workers()
-        return max(1, math.ceil(self.opt["num_epochs"] * sum(t.num_examples() for t in teachers(self.opt)) / a_step))
+        return max(1, math.ceil(self.opt["num_epochs"] * self.train_examples / a_step))
 
     def share(self):
         return super().share() | {"encoded": self.encoded, "pools": self.pools}
@@ -289,7 +290,9 @@ class RankerAgent(TorchRankerAgent):
                 )
             if len(labels) == 1:
                 warn_once("a batch of one example has no other response to rank against; raise -bs")
-            return pool.shared(labels, batch.label_ids, labels)
+            both = processes.everyone((labels, batch.label_ids)) if mode == "train" else [(labels, batch.label_ids)]
+            texts, ids = ([x for part in parts for x in part] for parts in zip(*both, strict=True))
+            return pool.shared(texts, ids, labels)
         if source in ("fixed", "vocab"):
             found = self.pools[source]
             found = found._replace(labels=pool.columns(found, labels)) if labels else found
@@ -351,7 +354,7 @@ class RankerAgent(TorchRankerAgent):
         logging.info(f"collecting the candidates of {self.opt['task']} in {path}")
         texts: dict[str, None] = {}
         whole = {"datatype": "train:evalmode", "batchsize": 1, "interactive_task": False, "num_examples": -1}
-        for teacher in teachers(self.opt, **whole):
+        for teacher in teachers.teachers(self.opt, **whole):
             texts.update(dict.fromkeys(chat_candidates(teacher)))
         if not texts:
             raise ValueError(f"the task {self.opt['task']} has no responses to chat with; give -fcp FILE")
@@ -372,7 +375,7 @@ class RankerAgent(TorchRankerAgent):
                 kept = self.ranker_module.encode_texts(ids, progress=is_primary_worker())
                 if path:
                     candidate_files.save(path, key, kept)
-            self.encoded[source] = moved(kept, self.ranker_module.device)
+            self.encoded[source] = each(lambda part: part.to(self.ranker_module.device), kept)
         return self.encoded[source]
 
     def _encodings_path(self, source: str) -> str | None:
@@ -400,22 +403,85 @@ class RankerAgent(TorchRankerAgent):
 
     def train_step(self, batch):
         self.encoded.clear()
+        found = self._training_pool(batch)
+        ranker, options = self.ranker_module, self.training_options
+        index, labels = (None if part is None else part.to(ranker.device) for part in (found.index, found.labels))
+        contexts = pad(batch.contexts).to(ranker.device)
+        taught = None
+        if options.teacher_model:
+            taught = self.teacher.scores(batch.histories, found.texts, found.index).to(ranker.device)
+
+        def objective(rows, kept):
+            own = Tokens(*(part[rows] for part in contexts))
+            learnt = ranker.learn(own, kept, None if index is None else index[rows], labels[rows])
+            return learnt if taught is None else options.distil(learnt, taught[rows], labels[rows])
+
         self.model.train()
         self.zero_grad()
-        found = self._build_candidates(batch, self.candidates, "train")
-        if self.candidates == "batch" and self.opt["negatives"]:
-            found = pool.sample(found, self.opt["negatives"], self._number_training_updates)
-        device = self.ranker_module.device
-        index, labels = (None if part is None else part.to(device) for part in (found.index, found.labels))
-        contexts, candidates = pad(batch.contexts).to(device), pad(found.ids).to(device)
-        scores, loss = self.ranker_module.learn(contexts, self.ranker_module.encode(candidates), index, labels)
-        self.backward(loss.mean())
+        steps = self.opt.get("update_freq", 1)
+        scores, loss = training.backward(
+            ranker, pad(found.ids).to(ranker.device), len(labels), objective, options.grad_cache, 1 / steps
+        )
+        self._number_grad_accum = (self._number_grad_accum + 1) % steps
+        if self._number_grad_accum == 0:
+            processes.average_gradients(ranker.parameters())
         self.update_params()
         self.examples_seen.update(batch.tasks)
         self.record_local_metric("mean_loss", AverageMetric.many(loss.tolist()))
         self._record_ranks(scores.detach(), labels)
         self._show_progress(len(batch.contexts), float(loss.detach().mean()))
         return Output()
+
+    def _training_pool(self, batch) -> Pool:
+        """What each context is trained against: the same list of candidates in every process, its own columns."""
+        options = self.training_options
+        found = self._build_candidates(batch, self.candidates, "train")
+        if self.candidates == "batch" and options.negatives:
+            draw = self._number_training_updates * num_workers() + get_rank()
+            found = pool.sample(found, options.negatives, draw)
+        elif processes.count() > 1 and self.candidates not in ("batch", *self.pools):
+            found = pool.common(found, processes.everyone(found))
+        if options.hard_negatives:
+            own = self._mined_for(batch)
+            texts = [text for rows in processes.everyone(own) for row in rows for text in row]
+            found = pool.add(found, texts, [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)], own)
+        return found
+
+    def _mined_for(self, batch) -> list[list[str]]:
+        """The hard negatives of each example; mined, and mined anew when it is time."""
+        options = self.training_options
+        path = options.hard_negatives_file
+        epochs = sum(self.examples_seen.values()) * num_workers() / self.train_examples
+        if self.hard_negatives is None or (not path and epochs >= self.minings * options.hard_negatives_epochs):
+            self.hard_negatives = negatives.read(path or self._mine())
+            self.minings = int(epochs / options.hard_negatives_epochs) + 1
+        found = [self.hard_negatives.get(pair) for pair in zip(batch.histories, batch.labels, strict=True)]
+        if None in found:
+            warn_once("some training examples are not in the file of hard negatives: they have none")
+        return [(row or [])[: options.hard_negatives] for row in found]
+
+    def _mine(self) -> str:
+        """Mine hard negatives from the training examples of the task into a file beside the model."""
+        options = self.training_options
+        if not self.opt.get("model_file"):
+            raise ValueError("--hard-negatives are mined into a file beside the model: give -mf, or a file of them")
+        path = f"{self.opt['model_file']}.negatives"
+        if is_primary_worker():
+            if options.hard_negatives_model and self.hard_negatives is None:
+                model = textranker.TextRanker.load(options.hard_negatives_model)
+            else:
+                model = textranker.TextRanker(
+                    self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate
+                )
+            turns = list(teachers.turns(self.opt, "train"))
+            negatives.mine(path, model, turns, options.hard_negatives, options.hard_negatives_margin)
+        processes.everyone(None)  # the others wait for the file
+        return path
+
+    @cached_property
+    def train_examples(self) -> int:
+        """How many examples the tasks have to train on."""
+        return sum(teacher.num_examples() for teacher in teachers.teachers(self.opt))
 
     def eval_step(self, batch):
         if not batch.batchsize:

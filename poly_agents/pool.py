@@ -34,9 +34,8 @@ def separate(
     """Each context's own candidates."""
     all_texts, all_ids, place = _distinct([t for row in texts for t in row], [i for row in ids for i in row])
     rows = [list(dict.fromkeys(place[_key(text)] for text in row)) for row in texts]
-    index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
     columns = [{_key(all_texts[number]): column for column, number in enumerate(row)} for row in rows]
-    return Pool(all_texts, all_ids, index, _labels(columns, labels) if labels else None)
+    return Pool(all_texts, all_ids, _index(rows), _labels(columns, labels) if labels else None)
 
 
 def columns(pool: Pool, labels: Sequence[str]) -> Tensor:
@@ -55,6 +54,25 @@ def sample(pool: Pool, negatives: int, seed: int) -> Pool:
     weights.scatter_(1, pool.labels.unsqueeze(1), 2.0)  # the label is always first
     index = weights.topk(negatives + 1).indices  # [B, 1 + negatives]
     return pool._replace(index=index, labels=torch.zeros_like(pool.labels))
+
+
+def add(pool: Pool, texts: Sequence[str], ids: Sequence[Sequence[int]], own: Sequence[Sequence[str]]) -> Pool:
+    """More candidates, and after those that each context has, its `own` ones of them."""
+    texts, ids, place = _distinct([*pool.texts, *texts], [*pool.ids, *ids])
+    rows = [[*pool.row(number), *(place[_key(text)] for text in more)] for number, more in enumerate(own)]
+    return Pool(texts, ids, _index(rows), pool.labels)
+
+
+def common(pool: Pool, pools: Sequence[Pool]) -> Pool:
+    """One of several `pools`, told in numbers of the candidates of all of them."""
+    texts, ids, place = _distinct([t for p in pools for t in p.texts], [i for p in pools for i in p.ids])
+    rows = [[place[_key(pool.texts[number])] for number in pool.row(context)] for context in range(len(pool.labels))]
+    return Pool(texts, ids, _index(rows), pool.labels)
+
+
+def _index(rows: Sequence[Sequence[int]]) -> Tensor:
+    rows = [torch.tensor(list(dict.fromkeys(row))) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 def _key(text: str) -> str:

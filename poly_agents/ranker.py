@@ -158,9 +158,9 @@ def states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, Tensor],
     return by_length(lambda part: reduce(encoder(part), part.mask), tokens)
 
 
-def moved(kept: Any, device: torch.device) -> Any:
-    """What `encode` kept, on another device."""
-    return kept.to(device) if isinstance(kept, Tensor) else type(kept)(*(part.to(device) for part in kept))
+def each(function: Callable[[Tensor], Any], kept: Any) -> Any:
+    """Apply a function to every tensor of what `encode` kept."""
+    return function(kept) if isinstance(kept, Tensor) else type(kept)(*(function(part) for part in kept))
 
 
 def choose(kept: Any, index: Tensor | None) -> Any:
@@ -168,9 +168,11 @@ def choose(kept: Any, index: Tensor | None) -> Any:
 
     -1 stands for no candidate: its masks are False, all else of it is without meaning.
     """
-    if not isinstance(kept, Tensor):
-        return type(kept)(*(choose(part, index) for part in kept))
-    if index is None:
-        return kept.unsqueeze(0)
-    chosen = kept[index.clamp(min=0)]
-    return chosen & (index >= 0).unsqueeze(-1) if chosen.dtype == torch.bool else chosen
+
+    def rows(part: Tensor) -> Tensor:
+        if index is None:
+            return part.unsqueeze(0)
+        chosen = part[index.clamp(min=0)]
+        return chosen & (index >= 0).unsqueeze(-1) if chosen.dtype == torch.bool else chosen
+
+    return each(rows, kept)

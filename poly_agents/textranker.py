@@ -78,11 +78,14 @@ class TextRanker:
         """Bare ids of contexts, their newest turns where they are too long."""
         return [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(contexts)]
 
+    def candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
+        """Bare ids of candidates, their head where they are too long."""
+        return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(candidates)]
+
     def encode(self, texts: list[str]) -> Any:
         """What the ranker keeps of these candidates; encoded once as long as they stay the same."""
         if self.encoded[0] != texts:
-            ids = [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(texts)]
-            self.encoded = texts, self.ranker.encode_texts(ids)
+            self.encoded = texts, self.ranker.encode_texts(self.candidate_ids(texts))
         return self.encoded[1]
 
     @staticmethod

@@ -264,7 +264,7 @@ def test_truncation_is_counted_and_warned_of_once(trained, data, monkeypatch):
 
 
 def test_texts_that_do_not_fit_the_encoder_are_refused(options):
-    with pytest.raises(ValueError, match="need 110 positions, the encoder has 94"):
+    with pytest.raises(ValueError, match="need 113 positions with the special tokens, the encoder has 97"):
         make(options, "cross", text_truncate=90, label_truncate=20)
 
 

@@ -1,0 +1,66 @@
+"""What the processes of a distributed run tell each other. With one process everything is the identity."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.functional import pad
+
+from poly_agents.ranker import each
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def own() -> slice:
+    """Which rows of a common list are this process's: every `count()`-th."""
+    return slice(dist.get_rank(), None, count()) if count() > 1 else slice(None)
+
+
+def everyone(thing: Any) -> list[Any]:
+    """The `thing` of every process, in the order of their ranks."""
+    if count() == 1:
+        return [thing]
+    things: list[Any] = [None] * count()
+    dist.all_gather_object(things, thing)
+    return things
+
+
+def gather(kept: Any, rows: int) -> Any:
+    """What each process kept of its `own` rows of a list -> all `rows` of it. Nothing of this is differentiated."""
+
+    def gather_one(part: Tensor) -> Tensor:
+        part = part.detach()
+        if part.dim() > 1:
+            part = widen(part, 1, max(everyone(part.shape[1])))  # token axes are as wide as the widest
+        part = widen(part, 0, -(-rows // count())).contiguous()
+        parts = [torch.empty_like(part) for _ in range(count())]
+        dist.all_gather(parts, part)
+        return torch.stack(parts, 1).flatten(0, 1)[:rows]
+
+    return kept if count() == 1 else each(gather_one, kept)
+
+
+def widen(part: Tensor, axis: int, size: int) -> Tensor:
+    """Pad one axis with zeros."""
+    return pad(part, [0, 0] * (part.dim() - 1 - axis) + [0, size - part.shape[axis]])
+
+
+def add_up(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over the processes."""
+    if count() > 1:
+        dist.all_reduce(tensor)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if count() > 1 and gradients:
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        add_up(flat)
+        parts = flat.div_(count()).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
