@@ -321,8 +321,7 @@ class RankerAgent(TorchRankerAgent):
         self.vocab_candidates = self.vocab_candidate_vecs = self.vocab_candidate_encs = None
         if not shared and self.eval_candidates == "vocab":
             words = self.dict.words
-            special = {i for piece in (*words.frame.single, *words.frame.pair) for i in piece.ids} | {words.pad_id}
-            ids = sorted(self.dict.ind2tok.keys() - special)
+            ids = sorted(self.dict.ind2tok.keys() - words.frame.special - {words.pad_id})
             self.pools["vocab"] = pool.shared([words.text([i]) for i in ids], [[i] for i in ids], None)
 
     def set_fixed_candidates(self, shared):

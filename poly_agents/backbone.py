@@ -98,6 +98,15 @@ class Backbone(nn.Module):
         self.model.config.num_hidden_layers = count
         return self
 
+    def renew(self, kept: int | None) -> Self:
+        """Give random weights to the layers after the first `kept` ones; with None to the embeddings too."""
+        blank = type(self).blank(self.config, self.dtype)
+        if kept is None:
+            self.model.load_state_dict(blank.model.state_dict())
+        else:
+            self.layers[kept:].load_state_dict(blank.layers[kept:].state_dict())
+        return self
+
     def freeze_embeddings(self) -> None:
         """Leave the word embeddings as they are (Humeau et al. 2020, Table 3: as good, and faster)."""
         self.model.get_input_embeddings().weight.requires_grad_(False)

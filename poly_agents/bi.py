@@ -4,6 +4,9 @@
 
 `red` is the first output, the mean of all, or the mean of the first m. With `--bi-cosine` both vectors are normalised
 and the cosine is multiplied by `--bi-scale`, as sentence-transformers trains its models.
+
+With `--layers 2 --init-cross MODEL` it is the dual encoder infused from a cross-encoder (Ananthakrishnan et al. 2025,
+https://arxiv.org/abs/2502.03552): embeddings and first layer are the cross-encoder's, the second layer starts new.
 """
 
 from dataclasses import dataclass
@@ -13,20 +16,41 @@ from torch.nn.functional import normalize
 
 from poly_agents import maths
 from poly_agents.agent import RankerAgent
-from poly_agents.options import option
+from poly_agents.options import at_least, option
 from poly_agents.ranker import Ranker, states
 from poly_agents.reduction import ReductionOptions
 from poly_agents.tokens import Tokens
+
+INFUSED = 1  # layers taken over from a cross-encoder
 
 
 @dataclass(frozen=True)
 class BiOptions(ReductionOptions):
     bi_cosine: bool = option(True, "score by the cosine, not by the plain dot product")
     bi_scale: float = option(20.0, "what the cosine is multiplied by")
+    layers: int = option(0, "keep so many of the encoder's first layers; 0: all")
+    init_cross: str = option("", "take embeddings and first layer from this cross-encoder; other layers start new")
+    init_random: bool = option(False, "start all weights new, as a control; the backbone gives the shape alone")
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, "layers", 0)
+
+    @property
+    def source(self):
+        return self.init_cross or self.backbone
 
 
 class BiRanker(Ranker):
     Options = BiOptions
+
+    @classmethod
+    def start(cls, options, encoder):
+        if options.layers:
+            encoder.cut(options.layers)
+        if options.init_random:
+            return encoder.renew(None)
+        return encoder.renew(INFUSED) if options.init_cross else encoder
 
     def vector(self, encoder, text: Tokens) -> Tensor:
         """One vector a text: [N, L] -> [N, D]."""

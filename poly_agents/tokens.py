@@ -60,6 +60,11 @@ class Frame:
     pad_id: int
 
     @property
+    def special(self) -> set[int]:
+        """Every special token there is; one of them also parts the turns of a context."""
+        return {i for piece in (*self.single, *self.pair) for i in piece.ids}
+
+    @property
     def single_length(self) -> int:
         """How many special tokens `wrap` adds."""
         return sum(len(piece.ids) for piece in self.single)
