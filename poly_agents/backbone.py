@@ -1,5 +1,6 @@
 """Tokens -> states: a transformers encoder, its precision, and batching by length."""
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from poly_agents import checkpoint
 from poly_agents.tokens import Tokens
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+LAYERS = ("encoder.layer", "transformer.layer", "layers")  # where families keep them
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}  # padded tokens in one run
 
 
@@ -84,11 +87,15 @@ class Backbone(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         """The layers of the encoder, first to last."""
-        found = (_find(self.model, path) for path in ("encoder.layer", "transformer.layer", "layers"))
-        layers = next((layers for layers in found if layers is not None), None)
-        if layers is None:
+        return self.model.get_submodule(self._layers_at)
+
+    @property
+    def _layers_at(self) -> str:
+        names = {name for name, _ in self.model.named_modules()}
+        place = next((path for path in LAYERS if path in names), None)
+        if place is None:
             raise ValueError(f"where {self.model.config.model_type} keeps its layers is not known here; take another")
-        return layers
+        return place
 
     def cut(self, count: int) -> Self:
         """Keep only the first `count` layers; the others are neither kept nor run."""
@@ -119,14 +126,38 @@ class Backbone(nn.Module):
             if isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT reads a plain number
                 module.attention_dropout = share
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Framed tokens [N, L] -> states [N, L, D] in float32."""
-        inputs = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
+    def forward(self, tokens: Tokens, before: Tensor | None = None) -> Tensor:
+        """Framed tokens [N, L] -> states [N, L, D] in float32; with vectors [K, D] `before` them, [N, K + L, D]."""
+        return self._run(self.model, tokens, before).last_hidden_state.float()
+
+    def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
+        """States [N, L, D] after some of the layers; 0 is before the first. Layers above the last one are not run."""
+        model = self._below(max(after))
+        found = self._run(model, tokens, output_hidden_states=True).hidden_states
+        return [found[number].float() for number in after]
+
+    def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None, **asked) -> Any:
+        inputs = {"input_ids": tokens.ids}
+        if before is not None:
+            rows = before.expand(len(tokens.ids), -1, -1)
+            inputs = {"inputs_embeds": torch.cat([rows, model.get_input_embeddings()(tokens.ids)], 1)}
+            front = (len(before), 0)
+            tokens = Tokens(tokens.ids, pad(tokens.mask, front, value=True), pad(tokens.segments, front))
         if self.segments:
             inputs["token_type_ids"] = tokens.segments
         device = tokens.ids.device.type
         with torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return self.model(**inputs).last_hidden_state.float()
+            return model(attention_mask=tokens.mask.long(), **inputs, **asked)
+
+    def _below(self, count: int) -> nn.Module:
+        """The model's first layers, as a copy that shares every weight."""
+        model = holder = shallow(self.model)
+        *path, name = self._layers_at.split(".")
+        for step in path:
+            setattr(holder, step, shallow(getattr(holder, step)))
+            holder = getattr(holder, step)
+        setattr(holder, name, self.layers[:count])
+        return model
 
 
 def by_length(run: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
@@ -153,14 +184,15 @@ def chain(parts: Sequence[Any]) -> Any:
     if parts[0].dim() > 1 and any(part.shape[1] != parts[0].shape[1] for part in parts):
         widest = max(part.shape[1] for part in parts)
         grown = [0, 0] * (parts[0].dim() - 2)
-        parts = [nn.functional.pad(part, (*grown, 0, widest - part.shape[1])) for part in parts]
+        parts = [pad(part, (*grown, 0, widest - part.shape[1])) for part in parts]
     return torch.cat(list(parts))
 
 
-def _find(module: nn.Module, path: str) -> Any | None:
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module
+def shallow(module: nn.Module) -> nn.Module:
+    """Another module of the same parts; one can be exchanged without changing the first."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
 
 
 def attention() -> str:

@@ -109,6 +109,10 @@ def finish(layer: Layer, attended: Tensor, residual: Tensor, dropout: float = 0.
 
     `dropout` is the share to drop now: 0 when nothing is learnt.
     """
-    states = layer.attention_norm(drop(layer.out(attended), dropout, dropout > 0) + residual)
+    return feed(layer, layer.attention_norm(drop(layer.out(attended), dropout, dropout > 0) + residual), dropout)
+
+
+def feed(layer: Layer, states: Tensor, dropout: float = 0.0) -> Tensor:
+    """The second half: the feed-forward with its residual and norm, [..., L, D]."""
     wide = layer.activation(layer.up(states))  # [..., L, 4 D]
     return layer.output_norm(drop(layer.down(wide), dropout, dropout > 0) + states)
