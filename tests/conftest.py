@@ -15,11 +15,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
 import poly_agents
-from poly_agents.backbone import Backbone
+from poly_agents.ed2lm import EncoderDecoder
 from poly_agents.ranker import Ranker
 from poly_agents.tokenizer import Tokenizer
 
@@ -84,6 +84,32 @@ def make_encoder(folder: Path, family: str, **changes) -> str:
     return str(folder)
 
 
+SMALL_T5 = {"vocab_size": 41, "d_model": 26, "d_kv": 7, "num_heads": 3, "d_ff": 37, "num_layers": 2}
+
+
+def make_encoder_decoder(folder: Path, family: str = "t5", tied: bool = True, **changes) -> str:
+    """Write a tiny random encoder-decoder with its tokeniser as a HuggingFace folder."""
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "true", *WORDS, "false"])}
+    backend = Backend(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="$A:0 </s>:0", pair="$A:0 </s>:0 $B:0 </s>:0", special_tokens=[("</s>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(3)
+    config = {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0, "tie_word_embeddings": tied}
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(family, **SMALL_T5 | config | changes))
+    if not tied:  # transformers 5 ties them whatever it is told
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
+    for name, parameter in model.named_parameters():
+        if "orm" not in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory) -> dict[str, str]:
     """family -> folder"""
@@ -95,6 +121,11 @@ def encoders(tmp_path_factory) -> dict[str, str]:
 def tiny(encoders) -> str:
     """The tiny BERT that most tests are about."""
     return encoders["bert"]
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory) -> str:
+    return make_encoder_decoder(tmp_path_factory.mktemp("encoder-decoder"))
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +148,7 @@ VARIANTS = {
     "bi": [{}, {"bi_cosine": False, "reduction": "first"}, {"reduction": "first-m", "reduction_tokens": 3}],
     "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
     "cross": [{}, {"cross_head": "pooled"}],
+    "ed2lm": [{"ed2lm_encode": e, "ed2lm_score": s} for e in ("candidate", "context") for s in ("true", "text")],
 }
 
 
@@ -125,7 +157,7 @@ def make_ranker(kind: type[Ranker], folder: str, tokenizer: Tokenizer, **options
     made = kind(
         kind.Options(backbone=folder, precision="float32", freeze_embeddings=False, **options),
         tokenizer.frame,
-        lambda: Backbone.pretrained(folder, torch.float32),
+        lambda: kind.Encoder.pretrained(folder, torch.float32),
     )
     return made.eval()
 
@@ -138,10 +170,14 @@ def cases() -> list:
     ]
 
 
+TINY = {EncoderDecoder: "tiny_t5"}  # the fixture that a kind of encoder is tested on, if not tiny
+
+
 @pytest.fixture(params=cases())
-def ranker(request, tiny, tokenizer) -> Ranker:
+def ranker(request) -> Ranker:
     kind, options = request.param
-    return make_ranker(kind, tiny, tokenizer, **options)
+    folder = request.getfixturevalue(TINY.get(kind.Encoder, "tiny"))
+    return make_ranker(kind, folder, Tokenizer.pretrained(folder), **options)
 
 
 @pytest.fixture

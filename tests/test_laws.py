@@ -117,14 +117,14 @@ def own_options(ranker) -> dict:
 
 
 @torch.no_grad()
-def test_save_and_load_give_the_same_scores(ranker, texts, tmp_path, tiny, tokenizer):
+def test_save_and_load_give_the_same_scores(ranker, texts, tmp_path):
     for parameter in ranker.parameters():
         parameter.add_(0.01)
     contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
     path = str(tmp_path / "model")
     checkpoint.write(path, {}, ranker.tensors())
     other = type(ranker)(
-        ranker.options, ranker.frame, lambda: type(ranker.context_encoder).pretrained(tiny, torch.float32)
+        ranker.options, ranker.frame, lambda: ranker.Encoder.pretrained(ranker.options.backbone, torch.float32)
     )
     other.load_tensors(checkpoint.read(path).weights, path)
     assert_close(other.eval()(contexts, candidates), ranker(contexts, candidates), atol=0, rtol=0)

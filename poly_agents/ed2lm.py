@@ -1,0 +1,379 @@
+"""ED2LM (Hui et al. 2022, https://arxiv.org/abs/2204.11458).
+
+    E = encoder(d)                                   once, ahead: the states of d are all that is kept
+    p = decoder([start, w_1 .. w_T], E)              w is read in one pass; nothing is generated
+    s = log p(true | w, d) - log p(false | w, d)     after w_T
+
+s is the logit of monoT5's probability, the softmax over those two tokens, so it ranks alike; only two rows of the
+output embedding are needed. `--ed2lm-score text` ranks by the mean of log p(w_t) instead; an empty w has 0. In the
+paper d is the document and w the query: with `--ed2lm-encode candidate` d is the candidate and w the context. A
+response is shorter than its context, so `--ed2lm-encode context` is far cheaper where nothing can be kept.
+
+    L+ = - a mean_t log p(w_t)        - b log p(true)      of the label
+    L- = - a mean_t log(1 - p(w_t))   - b log p(false)     of each other candidate
+    L  = L+  +  mean L-  +  c softmax cross-entropy of s
+
+a, b and c are `--ed2lm-text-weight`, `--ed2lm-true-weight` and `--ed2lm-rank-weight`; the paper has no c.
+
+Shapes: M encoded texts, R texts read over each of them, P = 1 (the same for each) or M, T tokens, H heads.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear, pad
+from torch.utils.checkpoint import checkpoint as recompute
+
+from poly_agents import checkpoint, maths
+from poly_agents.agent import RankerAgent
+from poly_agents.backbone import TOKEN_BUDGET, Backbone, attention
+from poly_agents.layers import autocast, merge, split, weights
+from poly_agents.options import at_least, option
+from poly_agents.ranker import Learnt, Ranker, RankerOptions, TokenStates, choose, states
+from poly_agents.tokens import Tokens
+
+FAMILIES = ("t5", "mt5", "umt5")
+LOGITS = 2**25  # held at a time: a vocabulary is large
+
+
+@dataclass(frozen=True)
+class Ed2lmOptions(RankerOptions):
+    backbone: str = option("google/flan-t5-small", "T5, mT5 or flan by name or folder, or a model file of this ranker")
+    ed2lm_encode: str = option("candidate", "what is encoded; the decoder reads the other", ("candidate", "context"))
+    ed2lm_score: str = option("true", "true: its log-odds against false; text: mean log p", ("true", "text"))
+    ed2lm_text_weight: float = option(1.0, "of the (un)likelihood of the decoded text in the loss")
+    ed2lm_true_weight: float = option(1.0, "of the likelihood of true and false in the loss")
+    ed2lm_rank_weight: float = option(1.0, "of the softmax over the candidates in the loss; 0: the paper's loss")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("ed2lm_text_weight", "ed2lm_true_weight", "ed2lm_rank_weight"):
+            at_least(self, name, 0)
+        if self.precision == "float16":
+            raise ValueError("--precision float16: T5's states outgrow its range; give bfloat16 or float32")
+
+
+class Reading(NamedTuple):
+    """What the decoder makes of a text, [B, C] each: natural logarithms."""
+
+    odds: Tensor  # of true against false
+    true: Tensor
+    false: Tensor
+    text: Tensor  # mean of log p
+    untext: Tensor  # mean of log(1 - p)
+
+
+def complement(log_p: Tensor) -> Tensor:
+    """log(1 - p) from log p; no less than log 1e-6, so that one sure token cannot outweigh a batch.
+
+    >>> complement(torch.tensor([0.25]).log()).exp()
+    tensor([0.7500])
+    """
+    return (-torch.expm1(log_p)).clamp(min=1e-6).log()
+
+
+def loss(reading: Reading, labels: Tensor, present: Tensor, text_weight: float, true_weight: float) -> Tensor:
+    """The paper's loss of each context: labels [B] and which candidates there are [B, C] -> [B].
+
+    >>> reading = Reading(*torch.tensor([[[0.0, 0.0]], [[-1.0, -9.0]], [[-9.0, -2.0]], [[-3.0, -9.0]], [[-9.0, -4.0]]]))
+    >>> loss(reading, torch.tensor([0]), torch.tensor([[True, True]]), 1.0, 1.0)  # 3 + 1, 4 + 2
+    tensor([10.])
+    """
+    positive = -text_weight * reading.text - true_weight * reading.true  # [B, C]
+    negative = -text_weight * reading.untext - true_weight * reading.false  # [B, C]
+    others = present.scatter(-1, labels.unsqueeze(-1), False)  # [B, C]
+    mean = negative.masked_fill(~others, 0).sum(-1) / others.sum(-1).clamp(min=1)
+    return positive.gather(-1, labels.unsqueeze(-1)).squeeze(-1) + mean
+
+
+class EncoderDecoder(Backbone):
+    """A HuggingFace encoder-decoder of the T5 family, each weight under one name."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        config = model.config
+        config.max_position_embeddings = 2**20  # T5 knows distances, not positions: any length
+        config.tied_output = model.lm_head.weight is model.shared.weight
+        super().__init__(model, dtype)
+        model.encoder.embed_tokens = model.decoder.embed_tokens = None  # `shared` again
+        if config.tied_output:
+            model.lm_head = None
+        # T5 scales what meets tied embeddings. Configurations written by transformers 5 say whether; older ones do not.
+        scaled = config.tied_output and getattr(config, "scale_decoder_outputs", True)
+        self.output_scale: float = config.d_model**-0.5 if scaled else 1.0
+        start = getattr(config, "decoder_start_token_id", None)
+        self.start: int = config.pad_token_id if start is None else start
+
+    @classmethod
+    def downloaded(cls, folder, dtype):
+        from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # it takes a moment, and would break up ParlAI's lines
+        refuse_others(AutoConfig.from_pretrained(folder).model_type, folder)
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
+        )
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise ValueError(f"the checkpoint {folder} lacks {len(missing)} of its weights: {missing[:3]} ...")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        answers = [first_piece(tokenizer, word) for word in ("true", "false")]
+        if answers[0] == answers[1]:
+            raise ValueError(
+                f"'true' and 'false' both begin with {tokenizer.convert_ids_to_tokens(answers[0])!r} in the vocabulary "
+                f"of {folder}; give a --backbone that tells them apart, for example google/flan-t5-small"
+            )
+        model.config.answers = answers  # travels with the configuration into every model file
+        return cls(model, dtype)
+
+    @classmethod
+    def blank(cls, config, dtype):
+        from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+        refuse_others(config["model_type"], "the model file")
+        config = AutoConfig.for_model(**config)
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32, attn_implementation=attention())
+        if not config.tied_output:  # transformers 5 ties every T5 that it makes
+            model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        return cls(model, dtype)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.encoder.block
+
+    @property
+    def output(self) -> Tensor:
+        """The output embedding, a row a word: [V, D]."""
+        return self.model.shared.weight if self.model.lm_head is None else self.model.lm_head.weight
+
+    def set_dropout(self, share):
+        super().set_dropout(share)
+        for module in self.model.modules():
+            if hasattr(module, "has_relative_attention_bias"):  # an attention: it reads a plain number
+                module.dropout = share
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Framed tokens [N, L] -> the encoder's states [N, L, D] in float32."""
+        with autocast(self, tokens.ids.device):
+            embedded = self.model.shared(tokens.ids).float()  # T5 adds up its layers in float32, or loses them
+            return self.model.encoder(
+                inputs_embeds=embedded, attention_mask=tokens.mask.long()
+            ).last_hidden_state.float()
+
+    def read(self, texts: Tokens, encoded: TokenStates, reduce: Callable[[Tensor, Tokens], Tensor]) -> Tensor:
+        """Decode bare texts [P, R, T] over encoded ones [M, L, D]; keep `reduce(states, texts)`: [M, R, K].
+
+        Rows of like length go together, under a budget of padded tokens. What the decoder reads of an encoded text is
+        computed once and met by all R texts; none of it is copied.
+        """
+        budget = TOKEN_BUDGET.get(texts.ids.device.type, 2048)
+        lengths, order = texts.mask.sum(-1).sort(-1, descending=True)  # [P, R]
+        texts = Tokens(*(part.gather(1, order.unsqueeze(-1).expand_as(part)) for part in texts))
+        memory_lengths = encoded.mask.sum(-1)  # [M]
+        rows = (lengths[:, 0] * (encoded.mask.shape[-1] + 1) + memory_lengths).argsort(descending=True)  # [M]
+        parts, start = [], 0
+        with autocast(self, texts.ids.device):
+            while start < len(rows):
+                steps = 1 + int(lengths[rows[start] if len(lengths) > 1 else 0, 0])
+                count = max(1, budget // (steps * min(lengths.shape[1], max(1, budget // steps))))
+                own = rows[start : start + count]
+                length = max(1, int(memory_lengths[own].max()))
+                part = TokenStates(encoded.vectors[own, :length], encoded.mask[own, :length])
+                parts.append(self._read(texts.select(own) if len(lengths) > 1 else texts, part, reduce, budget))
+                start += count
+        found = torch.cat(parts)[rows.argsort()]  # [M, R, K]
+        return found.gather(1, order.argsort(-1).unsqueeze(-1).expand_as(found))
+
+    def _read(self, texts: Tokens, encoded: TokenStates, reduce: Callable, budget: int) -> Tensor:
+        memory = list(self.memory(encoded.vectors))
+        real = encoded.mask | ~encoded.mask.any(-1, keepdim=True)  # no candidate: whatever, but a number
+        bias = torch.zeros_like(real, dtype=torch.float32).masked_fill(~real, -torch.inf)[:, None, None]  # [M, 1, 1, L]
+        lengths = texts.mask.sum(-1).amax(0).tolist()  # R, falling
+        parts, start = [], 0
+        while start < len(lengths):
+            length = max(1, lengths[start])
+            end = start + max(1, budget // (len(real) * (length + 1)))
+            part = Tokens(*(field[:, start:end, :length] for field in texts))
+            parts.append(reduce(self.decode(part.ids, memory, bias), part))
+            start = end
+        return torch.cat(parts, 1)
+
+    def memory(self, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each decoder layer's keys and values of encoded texts [M, L, D]: [M, H, L, d] each."""
+        for block in self.model.decoder.block:
+            cross = block.layer[1].EncDecAttention
+            yield split(cross.k(vectors), cross.n_heads), split(cross.v(vectors), cross.n_heads)
+
+    def decode(self, ids: Tensor, memory: list[tuple[Tensor, Tensor]], bias: Tensor) -> Tensor:
+        """States [M, R, T + 1, D] after start and each of the ids [P, R, T]; a later id never changes an earlier state.
+
+        Until the first layer has met the memory, texts that are the same for all M are run once.
+        """
+        decoder, shape = self.model.decoder, (ids.shape[1], ids.shape[2] + 1)
+        hidden = decoder.dropout(self.model.shared(pad(ids, (1, 0), value=self.start)).float())  # [P, R, T + 1, D]
+        later = torch.ones(shape[1], shape[1], dtype=torch.bool, device=ids.device).triu(1)
+        for block, (keys, values) in zip(decoder.block, memory, strict=True):
+            own, cross, feed = block.layer
+            heads = own.SelfAttention
+            dropout = heads.dropout if self.training else 0.0
+            if heads.has_relative_attention_bias:  # T5: the first layer's serves all; UMT5: each has its own
+                distance = heads.compute_bias(shape[1], shape[1]).float().masked_fill(later, -torch.inf)
+            normed = own.layer_norm(hidden)
+            q, k, v = (split(project(normed), heads.n_heads) for project in (heads.q, heads.k, heads.v))
+            attended = weights(q @ k.mT + distance, dropout) @ v  # [., R, H, T + 1, d]
+            hidden = hidden + own.dropout(heads.o(merge(attended)))
+            heads = cross.EncDecAttention
+            q = split(heads.q(cross.layer_norm(hidden)).flatten(1, 2), heads.n_heads)  # [., H, R (T + 1), d]
+            attended = weights(q @ keys.mT + bias, dropout) @ values  # [M, H, R (T + 1), d]
+            hidden = hidden + cross.dropout(heads.o(merge(attended))).unflatten(1, shape)  # [M, R, T + 1, D]
+            hidden = feed(hidden)
+        return decoder.dropout(decoder.final_layer_norm(hidden)) * self.output_scale
+
+    def log_p(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """log p of some ids [N, K] over the whole vocabulary, after states [N, D]: [N, K].
+
+        The logits of a part at a time; to learn from them they are made again rather than held.
+        """
+
+        def part(hidden: Tensor, ids: Tensor) -> Tensor:
+            logits = linear(hidden, self.output).float()  # [N, V]
+            return logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+
+        size = max(1, LOGITS // len(self.output))
+        parts = zip(hidden.split(size), ids.split(size), strict=True)
+        return torch.cat([recompute(part, *each, use_reentrant=False) for each in parts])
+
+
+def refuse_others(family: str, source: str) -> None:
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{source} is a {family}; this ranker needs an encoder-decoder of one of these families: "
+            f"{', '.join(FAMILIES)}; give for example --backbone google/flan-t5-small"
+        )
+
+
+def first_piece(tokenizer, word: str) -> int | None:
+    """The id of a word's first piece that is more than the mark of a beginning word."""
+    ids = tokenizer.encode(word, add_special_tokens=False)
+    return next((number for number in ids if tokenizer.decode([number]).strip()), None)
+
+
+def cache_bytes(kept: TokenStates) -> float:
+    """Bytes that each kept candidate takes: L (D x 2 + 1) in bfloat16 and L (D x 4 + 1) in float32, L the longest."""
+    return sum(part.nbytes for part in kept) / len(kept.mask)
+
+
+class Ed2lmRanker(Ranker):
+    Options = Ed2lmOptions
+    Encoder = EncoderDecoder
+    joint = True
+
+    def __init__(self, options, frame, build):
+        super().__init__(options, frame, build)
+        self.encodes_candidates = self.caches(options)
+        self.reduce = self.odds if options.ed2lm_score == "true" else self.text
+        self.released: str | None = None
+
+    @classmethod
+    def caches(cls, options):
+        return options.ed2lm_encode == "candidate"
+
+    def states(self, text: Tokens) -> TokenStates:
+        """Bare texts [N, L] -> the encoder's states; where nothing is learnt, in the type the decoder reads them in."""
+        framed = self.frame.wrap(text)
+        vectors = states(self.context_encoder, framed, lambda hidden, _: hidden)
+        return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(self.context_encoder.dtype), framed.mask)
+
+    def encode(self, candidates: Tokens) -> TokenStates | Tokens:
+        if self.released:
+            self._restore_encoder()
+        return self.states(candidates) if self.encodes_candidates else candidates
+
+    def score(self, contexts: Tokens, kept: TokenStates | Tokens) -> Tensor:
+        return self.read(contexts, kept, self.reduce).squeeze(-1)
+
+    def learn(self, contexts, kept, index, labels):
+        options = self.options
+        reading = Reading(*self.read(contexts, choose(kept, index), self.reading).unbind(-1))
+        scores = reading.odds if options.ed2lm_score == "true" else reading.text  # [B, C]
+        present = torch.ones_like(scores, dtype=torch.bool) if index is None else index >= 0
+        scores = scores.masked_fill(~present, -torch.inf)
+        paper = loss(reading, labels, present, options.ed2lm_text_weight, options.ed2lm_true_weight)
+        return Learnt(scores, paper + options.ed2lm_rank_weight * cross_entropy(scores, labels, reduction="none"))
+
+    def read(self, contexts: Tokens, kept: TokenStates | Tokens, reduce: Callable[[Tensor, Tokens], Tensor]) -> Tensor:
+        """Contexts [B, L] and kept candidates [G, C, ...] -> what `reduce` keeps of each pair, [B, C, K]."""
+        run = self.context_encoder.read
+        if not self.encodes_candidates:
+            return run(kept, self.states(contexts), reduce)
+        if len(kept.mask) == 1:
+            pool = TokenStates(*(part.squeeze(0) for part in kept))
+            return run(Tokens(*(part.unsqueeze(0) for part in contexts)), pool, reduce).transpose(0, 1)
+        shape = kept.mask.shape[:2]
+        texts = Tokens(*(part.repeat_interleave(shape[1], 0).unsqueeze(1) for part in contexts))  # [B * C, 1, L]
+        own = TokenStates(*(part.flatten(0, 1) for part in kept))
+        return run(texts, own, reduce).unflatten(0, shape).squeeze(2)
+
+    # --- what is kept of the decoder's states [M, R, T + 1, D] of texts [P, R, T] ------------------------------------
+
+    def odds(self, hidden: Tensor, texts: Tokens) -> Tensor:
+        """Log-odds of true against false: [M, R, 1]."""
+        true, false = self.context_encoder.output[self.answers].float()
+        return (after(hidden, texts).float() * (true - false)).sum(-1, keepdim=True)
+
+    def text(self, hidden: Tensor, texts: Tokens) -> Tensor:
+        """Mean of log p over the text: [M, R, 1]."""
+        return self.text_and_complement(hidden, texts)[..., :1]
+
+    def text_and_complement(self, hidden: Tensor, texts: Tokens) -> Tensor:
+        """Means of log p and of log(1 - p) over the text: [M, R, 2]."""
+        real, ids = (part.expand(len(hidden), -1, -1) for part in (texts.mask, texts.ids))  # [M, R, T]
+        found = self.context_encoder.log_p(hidden[:, :, :-1][real], ids[real].unsqueeze(-1))  # [N, 1]
+        log_p = hidden.new_zeros(*real.shape, 2, dtype=torch.float32)  # [M, R, T, 2]
+        return maths.mean(log_p.index_put((real,), torch.cat([found, complement(found)], -1)), real)
+
+    def reading(self, hidden: Tensor, texts: Tokens) -> Tensor:
+        """All that the loss asks for, in the order of `Reading`: [M, R, 5]."""
+        odds, last = self.odds(hidden, texts), after(hidden, texts)
+        answers = self.context_encoder.log_p(last.flatten(0, 1), self.answers.expand(last.shape[:2].numel(), -1))
+        if self.options.ed2lm_text_weight or self.options.ed2lm_score == "text":
+            text = self.text_and_complement(hidden, texts)
+        else:
+            text = odds.new_zeros(*odds.shape[:2], 2)  # counts for nothing: the whole vocabulary would for each token
+        return torch.cat([odds, answers.unflatten(0, last.shape[:2]), text], -1)
+
+    @property
+    def answers(self) -> Tensor:
+        """The ids of true and false, [2]."""
+        return torch.tensor(self.context_encoder.model.config.answers, device=self.device)
+
+    # --- without the encoder ------------------------------------------------------------------------------------------
+
+    def release_encoder(self, model_file: str) -> None:
+        """Free the encoder's layers: kept candidates need none. `encode` reads them from the model file again."""
+        if self.encodes_candidates:
+            self.context_encoder.model.encoder.to("meta")
+            self.released = model_file
+
+    def _restore_encoder(self) -> None:
+        encoder = self.context_encoder.model.encoder.to_empty(device=self.device)
+        prefix = "context_encoder.model.encoder."
+        saved = checkpoint.read(self.released).weights
+        encoder.load_state_dict({n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)})
+        self.released = None
+
+
+def after(hidden: Tensor, texts: Tokens) -> Tensor:
+    """The state after the whole text: [M, R, T + 1, D] -> [M, R, D]."""
+    last = texts.mask.sum(-1).expand(len(hidden), -1)  # [M, R]
+    return hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)
+
+
+class Ed2lmAgent(RankerAgent):
+    """`-m poly_agents/ed2lm`"""
+
+    ranker = Ed2lmRanker
+    defaults = {"negatives": 3, "learningrate": 1e-4}
