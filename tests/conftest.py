@@ -170,14 +170,16 @@ def cases() -> list:
     ]
 
 
-TINY = {EncoderDecoder: "tiny_t5"}  # the fixture that a kind of encoder is tested on, if not tiny
+@pytest.fixture(scope="session")
+def backbones(tiny, tiny_t5) -> dict[type[Ranker], str]:
+    """ranker -> the folder it is tested on"""
+    return {kind: tiny_t5 if issubclass(kind.Encoder, EncoderDecoder) else tiny for kind in all_rankers().values()}
 
 
 @pytest.fixture(params=cases())
-def ranker(request) -> Ranker:
+def ranker(request, backbones) -> Ranker:
     kind, options = request.param
-    folder = request.getfixturevalue(TINY.get(kind.Encoder, "tiny"))
-    return make_ranker(kind, folder, Tokenizer.pretrained(folder), **options)
+    return make_ranker(kind, backbones[kind], Tokenizer.pretrained(backbones[kind]), **options)
 
 
 @pytest.fixture

@@ -46,12 +46,12 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def options(tiny, data, tmp_path):
+def options(backbones, data, tmp_path):
     """What every command here is given."""
     return {
         "task": "poly_agents:jsonl",
         "jsonl_path": data,
-        "backbone": tiny,
+        "backbone": {name: backbones[kind] for name, kind in all_rankers().items()},
         "precision": "float32",
         "model_file": str(tmp_path / "model"),
         "text_truncate": 31,
@@ -62,16 +62,16 @@ def options(tiny, data, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def trained(tiny, data, tmp_path_factory):
+def trained(backbones, data, tmp_path_factory):
     """name -> model file of every ranker, trained for two steps."""
     files = {}
-    for name in AGENTS:
+    for name, kind in all_rankers().items():
         path = str(tmp_path_factory.mktemp(name) / "model")
         TrainModel.main(
             model=f"poly_agents/{name}",
             task="poly_agents:jsonl",
             jsonl_path=data,
-            backbone=tiny,
+            backbone=backbones[kind],
             precision="float32",
             model_file=path,
             text_truncate=31,
@@ -92,7 +92,7 @@ def pool_file(tmp_path) -> str:
 
 def settings(options: dict, name: str, **changes) -> dict:
     """Only the flags this agent knows."""
-    found = options | {"model": f"poly_agents/{name}"} | changes
+    found = options | {"model": f"poly_agents/{name}", "backbone": options["backbone"][name]} | changes
     if name != "poly":
         found.pop("poly_codes", None)
     return found
