@@ -85,6 +85,11 @@ def embed(encoder: Backbone, ids: Tensor, positions: Tensor, segments: Tensor) -
     return states if project is None else project(states)
 
 
+def relative(encoder: Backbone) -> bool:
+    """Whether attention also depends on the distance of two tokens, as MPNet's does; `products` knows nothing of it."""
+    return hasattr(getattr(encoder.model, "encoder", None), "relative_attention_bias")
+
+
 def split(states: Tensor, heads: int) -> Tensor:
     """[..., L, D] -> [..., H, L, D / H]
 
@@ -102,6 +107,38 @@ def merge(states: Tensor) -> Tensor:
 def weights(logits: Tensor, dropout: float) -> Tensor:
     """Weights [..., Lq, Lk] of scaled products; minus infinity gets none, and a row needs one that is finite."""
     return drop(logits.softmax(-1), dropout, dropout > 0)
+
+
+class Seen(NamedTuple):
+    """What queries meet: the mask is True for real tokens, of a shape that the weights' first axes broadcast with."""
+
+    keys: Tensor  # [..., H, L, D / H]
+    values: Tensor  # [..., H, L, D / H]
+    mask: Tensor  # [..., 1, 1, L] bool
+
+
+def products(queries: Tensor, seen: Seen) -> Tensor:
+    """Logits of an attention: [..., H, Lq, D / H] -> [..., H, Lq, L]."""
+    scaled = queries * queries.shape[-1] ** -0.5
+    return (scaled @ seen.keys.mT).masked_fill(~seen.mask, -torch.inf)
+
+
+def attend(queries: Tensor, seen: Seen, dropout: float) -> Tensor:
+    """Attention over one sequence: [B, H, Lq, D / H] -> [B, H, Lq, D / H]."""
+    return weights(products(queries, seen), dropout) @ seen.values
+
+
+def attend_beside(queries: Tensor, own: Seen, context: Seen, dropout: float) -> Tensor:
+    """Attention of C candidates, each over the context and itself under one softmax.
+
+    `queries` [B, H, C, Lq, D / H], `own` the same with L tokens each, `context` [B, H, L, D / H] with no axis of
+    candidates -> [B, H, C, Lq, D / H]
+    """
+    shape = queries.shape[2:4]
+    far = products(queries.flatten(2, 3), context).unflatten(2, shape)  # [B, H, C, Lq, L of the context]
+    near = products(queries, own)  # [B, H, C, Lq, L]
+    far, near = weights(torch.cat([far, near], -1), dropout).split([far.shape[-1], near.shape[-1]], -1)
+    return (far.flatten(2, 3) @ context.values).unflatten(2, shape) + near @ own.values
 
 
 def finish(layer: Layer, attended: Tensor, residual: Tensor, dropout: float = 0.0) -> Tensor:

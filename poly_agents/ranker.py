@@ -57,6 +57,7 @@ class Ranker(nn.Module, ABC):
     Options: ClassVar[type[RankerOptions]] = RankerOptions
     Encoder: ClassVar[type[Backbone]] = Backbone
     joint: ClassVar[bool] = False  # contexts and candidates always share one encoder
+    pooled: ClassVar[bool] = False  # a context's scores depend on its other candidates
 
     def __init__(self, options: RankerOptions, frame: Frame, build: Callable[[], Backbone]):
         super().__init__()

@@ -33,7 +33,30 @@ def test_four_contexts_with_one_candidate_each_give_one_column(ranker, texts):
     contexts, candidates = pad(texts(*LENGTHS)), pad(texts(3, 1, 4, 2))
     scores = ranker(contexts, candidates, torch.arange(4).unsqueeze(1))
     assert scores.shape == (4, 1)
+    if ranker.pooled:
+        return  # beside other candidates a candidate has another score
     assert_close(scores.squeeze(1), ranker(contexts, candidates).diagonal(), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_context_s_own_candidates_score_as_they_do_alone(ranker, texts):
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
+    own = torch.tensor([[1, 0, -1], [4, -1, -1], [2, 3, 0], [3, 1, -1]])
+    scores = ranker(contexts, candidates, own)
+    assert scores.isneginf().equal(own < 0)
+    for number, row in enumerate(own):
+        alone = ranker(contexts.select(torch.tensor([number])), candidates.select(row[row >= 0]))
+        assert_close(scores[number][row >= 0], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_an_absent_candidate_has_no_part_in_a_gradient(ranker, texts):
+    contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
+    found = []
+    for own in (torch.tensor([[1, 0, 3]] * 4), torch.tensor([[1, 0, 3, -1, -1]] * 4)):
+        ranker.zero_grad()
+        torch.nn.functional.cross_entropy(ranker(contexts, candidates, own), torch.tensor([0, 2, 1, 0])).backward()
+        found.append({name: p.grad.clone() for name, p in ranker.named_parameters() if p.grad is not None})
+    assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
 def widen(tokens: Tokens, columns: int) -> Tokens:
@@ -106,7 +129,8 @@ def test_two_encoders_are_trained_apart(tiny, tokenizer, texts):
     for kind in all_rankers().values():
         if not kind.joint:
             ranker = make_ranker(kind, tiny, tokenizer, share_encoders=False)
-            ranker.encode(pad(texts(4, 2))).sum().backward()
+            kept = ranker.encode(pad(texts(4, 2)))
+            getattr(kept, "vectors", kept).sum().backward()
             assert all(p.grad is None for p in ranker.context_encoder.parameters())
             assert any(p.grad is not None for p in ranker.candidate_encoder.parameters())
 

@@ -1,0 +1,132 @@
+"""Uni-Encoder (Song et al. 2023, https://arxiv.org/abs/2106.01263, section 3).
+
+    [CLS] ctxt [SEP]  [CLS] r_1 [SEP]  ...  [CLS] r_C [SEP]      one run for a context and all its candidates
+    s_c = W mean(T(...)_c)                                       the mean of candidate c's tokens, one linear map
+
+Candidates are in segment 1, and all of them at the same positions, those after the context's. Arrow attention: a
+candidate's tokens see the context and their own candidate; the context's tokens see everything. No mask of the whole
+sequence is ever made: the layers are run part by part.
+
+So the context's states, and with them every score, depend on which candidates there are. Nothing of a candidate can be
+kept, and a pool cannot be split: `--uni-pool` bounds it. The paper trains on the batch's own responses, and adds a
+masked-language loss that is left out here.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from poly_agents import layers, maths
+from poly_agents.agent import RankerAgent
+from poly_agents.backbone import TOKEN_BUDGET
+from poly_agents.layers import Layer, Seen, merge, split
+from poly_agents.options import at_least, option
+from poly_agents.ranker import Ranker, RankerOptions
+from poly_agents.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class UniOptions(RankerOptions):
+    uni_pool: int = option(128, "refuse more candidates than that for one context: their scores depend on one another")
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, "uni_pool", 1)
+
+
+class UniRanker(Ranker):
+    Options = UniOptions
+    joint = True
+    pooled = True
+
+    def __init__(self, options, frame, build):
+        super().__init__(options, frame, build)
+        if layers.relative(self.context_encoder):
+            raise ValueError(
+                f"{self.context_encoder.model.config.model_type} tells positions by the distance of two tokens, and "
+                "candidates that share their positions have none; give a --backbone of the BERT family"
+            )
+        self.layers = layers.read(self.context_encoder)
+        self.head = nn.Linear(self.context_encoder.width, 1, bias=False)  # a bias would move all scores alike
+
+    @classmethod
+    def caches(cls, options):
+        return False
+
+    def span(self, context, candidate):
+        return 2 * self.frame.single_length + context + candidate
+
+    def encode(self, candidates: Tokens) -> Tokens:
+        framed = self.frame.wrap(candidates)
+        return framed._replace(segments=framed.mask.long())
+
+    def score(self, contexts: Tokens, kept: Tokens) -> Tensor:
+        most = int(kept.mask.any(-1).sum(-1).max())
+        if most > self.options.uni_pool:
+            raise ValueError(
+                f"a context has {most} candidates, --uni-pool allows {self.options.uni_pool}; rank the best of another "
+                "system, give fewer (-ecands inline, or a shorter -fcp FILE), or allow more where there is the memory"
+            )
+        framed = self.frame.wrap(contexts)
+        pools = Tokens(*(part.expand(len(framed.ids), -1, -1) for part in kept))  # [B, C, L']
+        budget = TOKEN_BUDGET.get(framed.ids.device.type, 2048)
+        rows = max(1, budget // (framed.mask.shape[1] + kept.mask[0].numel()))
+        order = framed.mask.sum(-1).argsort(descending=True)
+        parts = [self.run(trim(framed.select(part)), trim(pools.select(part))) for part in order.split(rows)]
+        return torch.cat(parts)[order.argsort()]
+
+    def run(self, context: Tokens, candidates: Tokens) -> Tensor:
+        """Framed contexts [B, L] and candidates [B, C, L'] -> scores [B, C]."""
+        encoder, dropout = self.context_encoder, self.options.dropout if self.training else 0.0
+        after = context.mask.sum(-1)[:, None, None] + places(candidates)  # [B, C, L']
+        near = (part.flatten(1) for part in (candidates.ids, after, candidates.segments))
+        with layers.autocast(encoder, context.ids.device):
+            states = Sides(
+                layers.embed(encoder, context.ids, places(context), context.segments), layers.embed(encoder, *near)
+            )
+            for layer in self.layers:
+                states = arrow(layer, states, Sides(context.mask, candidates.mask), dropout)
+        tokens = states.candidates.float().unflatten(1, candidates.mask.shape[1:])  # [B, C, L', D]
+        return self.head(maths.mean(tokens, candidates.mask)).squeeze(-1)
+
+
+class Sides(NamedTuple):
+    """Of contexts and of their candidates: states [B, L, D] and [B, C * L', D], or masks [B, L] and [B, C, L']."""
+
+    context: Tensor
+    candidates: Tensor
+
+
+def arrow(layer: Layer, states: Sides, masks: Sides, dropout: float) -> Sides:
+    """One layer: the contexts see everything, each candidate the context and itself."""
+    parts = layer.query, layer.key, layer.value
+    asking, keys, values = (split(part(states.context), layer.heads) for part in parts)  # [B, H, L, D / H]
+    context = Seen(keys, values, masks.context[:, None, None])
+    near = [split(part(states.candidates), layer.heads) for part in parts]  # [B, H, C * L', D / H] each
+    whole = torch.cat([masks.context, masks.candidates.flatten(1)], -1)[:, None, None]  # [B, 1, 1, L + C * L']
+    everything = Seen(torch.cat([keys, near[1]], 2), torch.cat([values, near[2]], 2), whole)
+    queries, *own = (part.unflatten(2, masks.candidates.shape[1:]) for part in near)  # [B, H, C, L', D / H]
+    read = Sides(
+        layers.attend(asking, everything, dropout),
+        layers.attend_beside(queries, Seen(*own, masks.candidates[:, None, :, None]), context, dropout).flatten(2, 3),
+    )
+    return Sides(*(layers.finish(layer, merge(new), old, dropout) for new, old in zip(read, states, strict=True)))
+
+
+def places(tokens: Tokens) -> Tensor:
+    """The place of each real token in its text, from 0; that of padding has no meaning."""
+    return (tokens.mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def trim(tokens: Tokens) -> Tokens:
+    """Without the columns that are padding in every row."""
+    return tokens.cut(max(1, int(tokens.mask.sum(-1).max())))
+
+
+class UniAgent(RankerAgent):
+    """`-m poly_agents/uni`"""
+
+    ranker = UniRanker
+    defaults = {"negatives": 15}
