@@ -52,6 +52,7 @@ setup(
     packages=[
         "poly_agents",
         "poly_agents._parlai.agents.poly_agents",
+        "poly_agents._parlai.scripts",
         "poly_agents._parlai.tasks.poly_agents",
         "poly_agents.tasks",
         "poly_agents.zoo",

@@ -1,11 +1,13 @@
-"""Bi-, poly- and cross-encoder on chitchat after the same training time: quality, training speed, latency.
+"""Every ranker on chitchat after the same training time: quality, training speed, latency.
 
-    python benchmarks/rankers.py --seconds 540
+    python benchmarks/rankers.py --seconds 300 --t5 google/flan-t5-small
 
 Each ranker is trained through `parlai train_model` for as many steps as it makes in the given time at the rate it is
-first measured at, from the same MiniLM, then ranks the whole test split. Latency is one context at a time, with 20
-candidates and with 10,000, encoded before. Writes `rankers.json`, `rankers.md` and `rankers.png` into
-`benchmarks/results`; a stage that is done already is not run again (`--folder` keeps the models).
+first measured at, from the same MiniLM (`ed2lm`: from a T5), then ranks the first contexts of the test split. One
+cross-encoder is trained for 1,200 steps: it is the teacher of the distilled ones, and `early` and the infused
+bi-encoder take their layers from it. Latency is one context at a time, with 20 and with 1,000 candidates, encoded
+before, all rankers taking turns. Writes `rankers.json`, `rankers.md` and `rankers.png` into `benchmarks/results`; a
+stage that is done is not run again (`--folder` keeps the models); several processes can share the work (`--only`).
 """
 
 import argparse
@@ -26,42 +28,78 @@ from poly_agents.ranks import label_ranks
 from poly_agents.tasks.chitchat import examples
 
 COMMON = ["-t", "poly_agents:chitchat", "--text-truncate", "96", "--label-truncate", "32", "--seed", "1"]
+TEACHER = "cross, the teacher"
+TEACHER_STEPS = 1200
+POLY = "-m poly_agents/poly --poly-codes 64 -bs 64"
+CROSS = "-m poly_agents/cross -bs 16 --negatives 3"
+DISTILLED = "--negatives 7 --distill-weight 0.5 --teacher-model {teacher}"
 RANKERS = {
+    TEACHER: CROSS,
     "bi": "-m poly_agents/bi -bs 64",
-    "poly-16": "-m poly_agents/poly --poly-codes 16 -bs 64",
-    "poly-64": "-m poly_agents/poly --poly-codes 64 -bs 64",
-    "poly-64 first-m": "-m poly_agents/poly --poly-codes 64 --poly-views first -bs 64",
-    "cross": "-m poly_agents/cross -bs 16 --negatives 15",
+    "poly-64": POLY,
+    "mix-a": "-m poly_agents/mix --mix a -bs 64",
+    "mix-b": "-m poly_agents/mix --mix b -bs 64",
+    "mix-c": "-m poly_agents/mix --mix c -bs 64",
+    "late": "-m poly_agents/late -bs 64",
+    "uni": "-m poly_agents/uni -bs 16",
+    "cross": CROSS,
+    "early, no training": "-m poly_agents/early --cross-model {teacher} --early-layer {layer}",
+    "bi, 2 layers, infused": "-m poly_agents/bi --layers 2 --init-cross {teacher} -bs 64",
+    "bi, 2 layers, backbone": "-m poly_agents/bi --layers 2 -bs 64",
+    "bi, 2 layers, random": "-m poly_agents/bi --layers 2 --init-random true -bs 64",
+    "bi, distilled": f"-m poly_agents/bi -bs 64 {DISTILLED}",
+    "poly-64, distilled": f"{POLY} {DISTILLED}",
+    "ed2lm, candidate": "-m poly_agents/ed2lm --ed2lm-encode candidate --backbone {t5} -bs 16 --negatives 3",
+    "ed2lm, context": "-m poly_agents/ed2lm --ed2lm-encode context --backbone {t5} -bs 16 --negatives 3",
 }
 RESULTS = Path(__file__).parent / "results"
-POOL = 10_000
+POOL = 1_000
+SLOW = ("cross", TEACHER, "ed2lm, candidate", "ed2lm, context")  # a few rounds are enough
 
 
-def train(name: str, model_file: Path, steps: int) -> float:
+def train(command: str, model_file: Path, steps: int) -> float:
     """Train by the command line; examples per second of the second half of the log."""
-    command = ["parlai", "train_model", *RANKERS[name].split(), *COMMON, "-mf", str(model_file)]
-    command += ["--max-train-steps", str(steps), "--log-every-n-steps", "4", "--validation-every-n-epochs", "-1"]
-    command += ["--validation-max-exs", "16", "--short-final-eval", "true"]
-    print("$", " ".join(command), flush=True)
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    line = ["parlai", "train_model", *command.split(), *COMMON, "-mf", str(model_file)]
+    line += ["--max-train-steps", str(steps), "--log-every-n-steps", "2", "--validation-every-n-epochs", "-1"]
+    line += ["--validation-max-exs", "16", "--short-final-eval", "true"]
+    print("$", " ".join(line), flush=True)
+    subprocess.run(line, check=True, capture_output=True, text=True)
     reports = json.loads(Path(f"{model_file}.trainstats").read_text())["train_reports"]
     return statistics.median(report["exps"] for report in reports[len(reports) // 2 :])
 
 
-def quality(model_file: Path) -> dict:
-    """Ranks of the response among its 20 candidates, on the whole test split."""
+def untrained(command: str, model_file: Path) -> None:
+    """A model file of a ranker as it starts."""
+    from parlai.core.agents import create_agent
+    from parlai.core.params import ParlaiParser
+
+    opt = ParlaiParser(True, True).parse_args([*command.split(), *COMMON])
+    create_agent(opt).save(str(model_file))
+
+
+def best_layer(model_file: Path) -> int:
+    """The layer of a cross-encoder that embeds best, on the first 1,000 contexts of valid."""
+    line = ["parlai", "poly_layers", "--cross-model", str(model_file), "-t", "poly_agents:chitchat", "-ne", "1000"]
+    print("$", " ".join(line), flush=True)
+    subprocess.run(line, check=True, capture_output=True, text=True)
+    rows = json.loads(Path(f"{model_file}.layers", "layers.json").read_text())["cross"]
+    return max(rows[1:], key=lambda row: row["mrr"])["layer"]
+
+
+def quality(model_file: Path, contexts: int) -> dict:
+    """Ranks of the response among its 20 candidates, on the first contexts of the test split."""
     model = poly_agents.load(str(model_file))
-    tests = examples("test", 4)
+    tests = examples("test", 4)[:contexts]
     texts = list(dict.fromkeys(text for example in tests for text in example.candidates))
     place = {text: number for number, text in enumerate(texts)}
     kept = model.encode(texts)
-    contexts = model.context_ids(["\n".join(example.context) for example in tests])
+    ids = model.context_ids(["\n".join(example.context) for example in tests])
     ranks = []
     for start in tqdm(range(0, len(tests), 64), desc=f"test {model_file.parent.name}", disable=None):
         part = tests[start : start + 64]
         index = torch.tensor([[place[text] for text in example.candidates] for example in part])
         labels = torch.tensor([example.candidates.index(example.response) for example in part])
-        scores = model.ranker.score_texts(contexts[start : start + 64], kept, index)
+        scores = model.ranker.score_texts(ids[start : start + 64], kept, index)
         ranks += label_ranks(scores, labels).tolist()
     draw = random.Random(0)
     measures = {
@@ -87,8 +125,8 @@ def latency(model_files: dict[str, Path], rounds: int) -> dict[str, dict[str, fl
         for name, model in models.items():
             ids = model.context_ids(["\n".join(tests[turn + 2].context)])
             for size, kept in pools[name].items():
-                if size == POOL and name == "cross" and turn not in (0, 1, 2):
-                    continue  # a minute each
+                if size == POOL and name in SLOW and turn not in (0, 1, 2):
+                    continue
                 start = time.perf_counter()
                 model.ranker.score_texts(ids, kept)
                 if turn >= 0:
@@ -104,19 +142,19 @@ def table(results: dict) -> str:
         return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
     lines = [
-        f"| ranker | trained on | examples/s | hits@1/20 | hits@5/20 | MRR | ms, 20 cached | ms, {POOL:,} cached |",
+        f"| ranker | trained on | examples/s | hits@1/20 | hits@5/20 | MRR | ms, 20 | ms, {POOL:,} |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in results["rankers"].items():
-        ms = row["ms"]
+        ms, rate = row["ms"], f"{row['rate']:.1f}" if row["rate"] else ""
         lines.append(
-            f"| {name} | {row['trained_on']:,} | {row['rate']:.1f} | {share(row, 'hits@1')} | "
+            f"| {name} | {row['trained_on']:,} | {rate} | {share(row, 'hits@1')} | "
             f"{share(row, 'hits@5')} | {share(row, 'mrr')} | {ms['20']:.1f} | {ms[str(POOL)]:,.0f} |"
         )
     note = (
-        f"Each trained for {results['seconds']} s from the embedded MiniLM; test split of chitchat, "
-        f"{next(iter(results['rankers'].values()))['examples']:,} contexts, percent with 95% bootstrap intervals. "
-        f"{results['machine']}."
+        f"Each trained for {results['seconds']} s on one core, the teacher longer; first "
+        f"{next(iter(results['rankers'].values()))['examples']:,} contexts of chitchat's test split, percent with 95% "
+        f"bootstrap intervals; ms for a context against candidates encoded before. {results['machine']}."
     )
     return "\n".join([*lines, "", note, ""])
 
@@ -128,12 +166,15 @@ def plot(results: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, row in results["rankers"].items():
+    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    for number, (name, row) in enumerate(results["rankers"].items()):
         mean, low, high = (100 * share for share in row["hits@1"])
-        axes.errorbar(row["ms"][str(POOL)], mean, [[mean - low], [high - mean]], marker="o", capsize=3, label=name)
+        color, marker = pyplot.get_cmap("tab10")(number % 10), "osD"[number // 10]
+        axes.errorbar(
+            row["ms"][str(POOL)], mean, [[mean - low], [high - mean]], marker=marker, capsize=3, color=color, label=name
+        )
     axes.set(xscale="log", xlabel=f"ms per context, {POOL:,} cached candidates", ylabel="hits@1/20, chitchat test")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -145,35 +186,54 @@ def machine() -> str:
     return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
+def measure(name: str, arguments, folder: Path, places: dict[str, str]) -> None:
+    """Rate, training and quality of one ranker, each once."""
+    path = folder / "state.json"
+    state = json.loads(path.read_text()) if path.exists() else {}
+    command = RANKERS[name].format(**places)
+
+    def keep(**found) -> None:
+        state.update(found)
+        write_text(path, json.dumps(state, indent=1))
+
+    if "no training" in name:
+        if "rate" not in state:
+            untrained(command, folder / "model")
+            keep(rate=None, trained_on=0)
+    else:
+        if "rate" not in state:
+            keep(rate=train(command, folder / "rate" / "model", 8))
+        if "trained_on" not in state:
+            size = int(command.split("-bs ")[1].split()[0])
+            steps = TEACHER_STEPS if name == TEACHER else round(state["rate"] * arguments.seconds / size)
+            train(command, folder / "model", steps)
+            keep(trained_on=steps * size)
+    if "mrr" not in state:
+        keep(**quality(folder / "model", arguments.contexts))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=540, help="training time of each ranker")
+    parser.add_argument("--seconds", type=int, default=300, help="training time of each ranker")
     parser.add_argument("--folder", type=Path, default=Path("models/benchmark"), help="where the models are kept")
+    parser.add_argument("--contexts", type=int, default=2000, help="of the test split, for quality")
     parser.add_argument("--rounds", type=int, default=30, help="contexts timed for each ranker")
+    parser.add_argument("--t5", default="google/flan-t5-small", help="backbone of ed2lm, by name or folder")
+    parser.add_argument("--only", nargs="+", choices=RANKERS, help="measure these, write no table")
     arguments = parser.parse_args()
-    state_file = arguments.folder / f"rankers-{arguments.seconds}.json"
-    state = json.loads(state_file.read_text()) if state_file.exists() else {}
-    files = {name: arguments.folder / name.replace(" ", "-") / "model" for name in RANKERS}
-
-    def keep(name: str, **found) -> None:
-        state.setdefault(name, {}).update(found)
-        write_text(state_file, json.dumps(state, indent=1))
-
-    for name in RANKERS:
-        if "rate" not in state.get(name, {}):
-            keep(name, rate=train(name, arguments.folder / "rate" / name.replace(" ", "-"), 12))
-    for name, path in files.items():
-        if "trained_on" not in state[name]:
-            size = int(RANKERS[name].split("-bs ")[1].split()[0])
-            steps = round(state[name]["rate"] * arguments.seconds / size)
-            train(name, path, steps)
-            keep(name, trained_on=steps * size)
-    for name, path in files.items():
-        if "mrr" not in state[name]:
-            keep(name, **quality(path))
-    for name, ms in latency(files, arguments.rounds).items():
-        keep(name, ms=ms)
-    results = {"seconds": arguments.seconds, "machine": machine(), "rankers": {name: state[name] for name in RANKERS}}
+    folders = {name: arguments.folder / name.replace(",", "").replace(" ", "-") for name in RANKERS}
+    teacher = folders[TEACHER] / "model"
+    for name in arguments.only or RANKERS:
+        places = {"teacher": str(teacher), "t5": arguments.t5}
+        if "{layer}" in RANKERS[name]:
+            places["layer"] = str(best_layer(teacher))
+        measure(name, arguments, folders[name], places)
+    if arguments.only:
+        return
+    states = {name: json.loads((folder / "state.json").read_text()) for name, folder in folders.items()}
+    times = latency({name: folder / "model" for name, folder in folders.items()}, arguments.rounds)
+    rankers = {name: state | {"ms": times[name]} for name, state in states.items()}
+    results = {"seconds": arguments.seconds, "machine": machine(), "rankers": rankers}
     write_text(RESULTS / "rankers.json", json.dumps(results, indent=1) + "\n")
     write_text(RESULTS / "rankers.md", table(results))
     plot(results, RESULTS / "rankers.png")

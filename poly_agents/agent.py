@@ -156,6 +156,8 @@ class RankerAgent(TorchRankerAgent):
                 f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {needed} "
                 f"positions with the special tokens, the encoder has {there_are}; give smaller ones"
             )
+        if not self.use_cuda:
+            self.model_parallel = True  # ParlAI then leaves the device to DistributedDataParallel, as a CPU wants it
         logging.info(f"--precision {options.precision}: products in {model.context_encoder.dtype}")
         return model
 

@@ -10,7 +10,6 @@ these layers are kept and run. `parlai poly_layers` ranks with every layer, to c
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -49,11 +48,9 @@ class EarlyRanker(Ranker):
 
     def vector(self, encoder, text: Tokens) -> Tensor:
         """One vector a text: [N, L] -> [N, D]."""
-        special = torch.tensor(sorted(self.frame.special), device=text.ids.device)
 
         def run(pairs: Tokens) -> Tensor:
-            own = pairs.mask & ~torch.isin(pairs.ids, special)  # [n, L]
-            return maths.mean(encoder(pairs), own)
+            return maths.mean(encoder(pairs), self.frame.own(pairs))
 
         return normalize(by_length(run, self.frame.join(text, text)), dim=-1)
 

@@ -1,4 +1,4 @@
-"""How the bare `parlai` command finds poly_agents, and the two places where ParlAI 1.7.2 and today's torch disagree.
+"""How the bare `parlai` command finds poly_agents, and the places where ParlAI 1.7.2 has to be mended.
 
 `poly_agents.pth` imports this module at every interpreter start, in spawned workers too, and calls `install`. ParlAI
 looks for agents, tasks, worlds and commands only inside its own packages, so the finder below lets each of those
@@ -46,7 +46,60 @@ def mend_load(opt) -> None:
     torch.serialization.add_safe_globals([opt.Opt, scalar, numpy.dtype, *dtypes])
 
 
-MENDS = {"parlai.nn.lr_scheduler": mend_plateau, "parlai.core.opt": mend_load}
+def mend_distributed(distributed) -> None:
+    """ParlAI's distributed runs are tied to NCCL; without a GPU its processes meet through gloo instead.
+
+    It can go when ParlAI takes the backend from the machine.
+    """
+    import copy
+    from contextlib import contextmanager
+
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    dist = torch.distributed
+
+    def all_gather_list(data):
+        found = [data]
+        if distributed.is_distributed():
+            found *= dist.get_world_size()
+            dist.all_gather_object(found, data)
+        return found
+
+    @contextmanager
+    def distributed_context(rank, opt, rank_offset=0, gpu=None, init_method="tcp://localhost:61337"):
+        rank += rank_offset
+        opt = copy.deepcopy(opt)
+        opt.update(rank=rank, gpu=-1)
+        opt["override"] = {**opt.get("override", {}), "gpu": -1}
+        prefix = f"rank:{rank:3d} |" if rank or opt.get("verbose") else None
+        with distributed.override_print(bool(rank) and not opt.get("verbose"), prefix):
+            dist.init_process_group("gloo", init_method, world_size=opt["distributed_world_size"], rank=rank)
+            torch.manual_seed(42)  # as ParlAI does
+            try:
+                yield opt
+            finally:
+                dist.destroy_process_group()
+
+    distributed.all_gather_list = all_gather_list
+    distributed.distributed_context = distributed_context
+
+
+def mend_join(fsdp) -> None:
+    """Without a GPU the processes' training loops end together on the CPU. It can go with `mend_distributed`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        fsdp.JoinableTrainLoop.join_device = torch.device("cpu")
+
+
+MENDS = {
+    "parlai.nn.lr_scheduler": mend_plateau,
+    "parlai.core.opt": mend_load,
+    "parlai.utils.distributed": mend_distributed,
+    "parlai.utils.fsdp": mend_join,
+}
 
 
 def mend_once(module) -> None:
@@ -82,7 +135,7 @@ class MendingLoader:
 
 
 class PluginFinder:
-    """Lets ParlAI's packages look in our folder too, and mends two of its modules as they are imported."""
+    """Lets ParlAI's packages look in our folder too, and mends some of its modules as they are imported."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):

@@ -85,6 +85,11 @@ class Frame:
         one, two = self.pair_segments
         return self._chain(before, (first, one), between, (second, two), after)
 
+    def own(self, framed: Tokens) -> Tensor:
+        """Which of the framed tokens are the texts' own, neither special nor padding: [..., L] bool."""
+        special = torch.tensor(sorted(self.special), dtype=torch.long, device=framed.ids.device)
+        return framed.mask & ~torch.isin(framed.ids, special)
+
     def _chain(self, *parts) -> Tokens:
         rows = next(part[0].ids for part in parts if isinstance(part[0], Tokens))
         columns = [_text(*part) if isinstance(part[0], Tokens) else _constant(part, rows) for part in parts]

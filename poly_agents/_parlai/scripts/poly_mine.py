@@ -1,0 +1,32 @@
+"""`parlai poly_mine -mf MODEL -t TASK --out FILE`: the hardest wrong responses of every training example."""
+
+from parlai.core.params import ParlaiParser
+from parlai.core.script import ParlaiScript, register_script
+
+
+@register_script("poly_mine")
+class PolyMine(ParlaiScript):
+    @classmethod
+    def setup_args(cls):
+        parser = ParlaiParser(True, False, "Mine hard negatives with a trained ranker that caches its candidates.")
+        group = parser.add_argument_group("poly_mine")
+        group.add_argument("-mf", "--model-file", required=True, help="the trained model to mine with")
+        group.add_argument("--out", required=True, help="file to write, for --hard-negatives-file")
+        group.add_argument("--hard-negatives", type=int, default=10, help="how many for each example")
+        group.add_argument(
+            "--hard-negatives-margin",
+            type=float,
+            default=0.0,
+            help="leave out what scores above the response's score less this: it is likely right too",
+        )
+        return parser
+
+    def run(self):
+        from poly_agents import load, negatives, teachers
+
+        if self.opt["hard_negatives"] < 1:
+            raise ValueError(f"--hard-negatives must be at least 1, got {self.opt['hard_negatives']}")
+        turns = list(teachers.turns(self.opt, "train"))
+        model, out = load(self.opt["model_file"]), self.opt["out"]
+        negatives.mine(out, model, turns, self.opt["hard_negatives"], self.opt["hard_negatives_margin"])
+        print(f"the hard negatives of {len(turns):,} examples are in {out}")
