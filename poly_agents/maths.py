@@ -9,6 +9,8 @@ The letters of every shape comment in this project:
 import torch
 from torch import Tensor
 
+PRODUCTS = 2**20  # of one slice of a late interaction: they fit in a processor's cache
+
 
 def attend(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """Softmax attention without scaling or projections: [K, D] queries over [N, L, D] keys -> [N, K, D].
@@ -63,3 +65,31 @@ def poly(views: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tenso
         return products.squeeze(-1)
     logits = products if mask is None else products.masked_fill(~mask.unsqueeze(-2), -torch.inf)
     return (logits.softmax(-1) * products).sum(-1)
+
+
+def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
+    """Late interaction: [B, L, D] with [G, C, L', D], masks [B, L] and [G, C, L'] True for real tokens -> [B, C].
+
+        score = sum_i max_j context_i . candidate_j
+
+    One slice of the candidates after another, so that few products are held at once. A candidate without any real
+    token scores minus infinity.
+
+    >>> context, candidate = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[[3.0, 4.0], [5.0, 1.0]]]])
+    >>> maxsim(context, torch.tensor([[True, True]]), candidate, torch.tensor([[[True, True]]]))  # 5 + 8
+    tensor([[13.]])
+    """
+    rows = len(contexts), contexts.shape[1]
+    keys = contexts.flatten(0, 1).unsqueeze(0) if len(candidates) == 1 else contexts  # [1, B * L, D] or [B, L, D]
+    size = max(1, PRODUCTS // (rows[0] * rows[1] * candidates.shape[2]))
+    slices = zip(candidates.split(size, 1), candidate_mask.split(size, 1), strict=True)
+    best = torch.cat([_best(keys, *part) for part in slices], 1)  # [1, C, B * L] or [B, C, L]
+    if len(candidates) == 1:
+        best = best.squeeze(0).unflatten(-1, rows).transpose(0, 1)  # [B, C, L]
+    return best.masked_fill(~mask.unsqueeze(1), 0).sum(-1, dtype=torch.float32)
+
+
+def _best(keys: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
+    """Each key's largest product with a real token of each candidate: [G, K, D], [G, C, L, D] -> [G, C, K]."""
+    products = (candidates.flatten(1, 2) @ keys.mT).unflatten(1, candidates.shape[1:3])  # [G, C, L, K]
+    return products.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(2)
