@@ -139,8 +139,9 @@ class Backbone(nn.Module):
     def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None, **asked) -> Any:
         inputs = {"input_ids": tokens.ids}
         if before is not None:
-            rows = before.expand(len(tokens.ids), -1, -1)
-            inputs = {"inputs_embeds": torch.cat([rows, model.get_input_embeddings()(tokens.ids)], 1)}
+            words = model.get_input_embeddings()(tokens.ids)
+            rows = before.to(words.dtype).expand(len(words), -1, -1)
+            inputs = {"inputs_embeds": torch.cat([rows, words], 1)}
             front = (len(before), 0)
             tokens = Tokens(tokens.ids, pad(tokens.mask, front, value=True), pad(tokens.segments, front))
         if self.segments:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import random
@@ -11,6 +12,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from parlai.core.agents import create_agent
+from parlai.core.message import Message
+from parlai.scripts.eval_model import EvalModel
+from parlai.scripts.train_model import TrainModel
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,6 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTraine
 from transformers import logging as transformers_logging
 
 import poly_agents
+from poly_agents.agent import RankerAgent
 from poly_agents.ed2lm import EncoderDecoder
 from poly_agents.ranker import Ranker
 from poly_agents.tokenizer import Tokenizer
@@ -148,18 +154,20 @@ VARIANTS = {
     "bi": [{}, {"bi_cosine": False, "reduction": "first"}, {"reduction": "first-m", "reduction_tokens": 3}],
     "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
     "cross": [{}, {"cross_head": "pooled"}],
+    "mix": [
+        {"mix_vectors": 3, "mix_layers": "1,2"},
+        {"mix_strategy": "codes", "mix_vectors": 2, "mix_cosine": True},
+    ],
+    "early": [{"early_layer": 1}],
     "ed2lm": [{"ed2lm_encode": e, "ed2lm_score": s} for e in ("candidate", "context") for s in ("true", "text")],
 }
 
 
 def make_ranker(kind: type[Ranker], folder: str, tokenizer: Tokenizer, **options) -> Ranker:
     torch.manual_seed(5)
-    made = kind(
-        kind.Options(backbone=folder, precision="float32", freeze_embeddings=False, **options),
-        tokenizer.frame,
-        lambda: kind.Encoder.pretrained(folder, torch.float32),
-    )
-    return made.eval()
+    options = kind.Options(backbone=folder, precision="float32", freeze_embeddings=False, **options)
+    start = lambda: kind.start(options, kind.Encoder.pretrained(folder, torch.float32))  # noqa: E731
+    return kind(options, tokenizer.frame, start).eval()
 
 
 def cases() -> list:
@@ -191,3 +199,102 @@ def texts():
         return [[draw.randrange(4, 4 + len(WORDS)) for _ in range(length)] for length in lengths]
 
     return make
+
+
+# --- agents in ParlAI -----------------------------------------------------------------------------------------------
+
+
+def text(number: int, length: int = 3) -> str:
+    """A different short text for every number."""
+    return " ".join(WORDS[(number // len(WORDS) ** place) % len(WORDS)] for place in range(length))
+
+
+ROWS = [
+    {
+        "context": [text(i + 7, 4), text(3 * i, 2)],
+        "response": text(i),
+        "candidates": [text((i + k) % 23) for k in (5, 1, 0, 11)],
+    }
+    for i in range(23)
+]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> str:
+    """Three splits of 23 examples with 4 candidates."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture
+def options(backbones, data, tmp_path):
+    """What every command here is given."""
+    return {
+        "task": "poly_agents:jsonl",
+        "jsonl_path": data,
+        "backbone": {name: backbones[kind] for name, kind in all_rankers().items()},
+        "precision": "float32",
+        "model_file": str(tmp_path / "model"),
+        "text_truncate": 31,
+        "label_truncate": 13,
+        "batchsize": 5,
+        "poly_codes": 5,
+    }
+
+
+@pytest.fixture(scope="session")
+def trained(backbones, data, tmp_path_factory):
+    """name -> model file of every ranker, trained for two steps."""
+    files = {}
+    for name, kind in all_rankers().items():
+        path = str(tmp_path_factory.mktemp(name) / "model")
+        TrainModel.main(
+            model=f"poly_agents/{name}",
+            task="poly_agents:jsonl",
+            jsonl_path=data,
+            backbone=backbones[kind],
+            precision="float32",
+            model_file=path,
+            text_truncate=31,
+            label_truncate=13,
+            batchsize=5,
+            max_train_steps=2,
+        )
+        files[name] = path
+    return files
+
+
+@pytest.fixture
+def pool_file(tmp_path) -> str:
+    path = tmp_path / "pool.txt"
+    path.write_text("\n".join(text(i) for i in range(29)) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def settings(options: dict, name: str, **changes) -> dict:
+    """Only the flags this agent knows."""
+    found = options | {"model": f"poly_agents/{name}", "backbone": options["backbone"][name]} | changes
+    if name != "poly":
+        found.pop("poly_codes", None)
+    return found
+
+
+def make(options: dict, name: str, **changes) -> RankerAgent:
+    from parlai.core.params import ParlaiParser
+
+    return create_agent(ParlaiParser(True, True).parse_kwargs(**settings(options, name, **changes)))
+
+
+def evaluate(path: str, data: str, **changes) -> dict:
+    task = {"task": "poly_agents:jsonl", "jsonl_path": data, "datatype": "valid", "batchsize": 5}
+    return EvalModel.main(model_file=path, **task | changes)
+
+
+def example(context: str, label: str, candidates=None, training=True) -> Message:
+    message = Message(text=context, episode_done=True)
+    message["labels" if training else "eval_labels"] = [label]
+    if candidates:
+        message["label_candidates"] = candidates
+    return message

@@ -13,100 +13,11 @@ from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging as parlai_logging
 
 import poly_agents
-from poly_agents.agent import RankerAgent
-from tests.conftest import WORDS, all_rankers
+from tests.conftest import ROWS, WORDS, all_rankers, evaluate, example, make, settings, text
 
 parlai_logging.logger.setLevel("ERROR")
 AGENTS = sorted(all_rankers())
 CACHING = [name for name, kind in all_rankers().items() if kind.caches(kind.Options())]
-
-
-def text(number: int, length: int = 3) -> str:
-    """A different short text for every number."""
-    return " ".join(WORDS[(number // len(WORDS) ** place) % len(WORDS)] for place in range(length))
-
-
-ROWS = [
-    {
-        "context": [text(i + 7, 4), text(3 * i, 2)],
-        "response": text(i),
-        "candidates": [text((i + k) % 23) for k in (5, 1, 0, 11)],
-    }
-    for i in range(23)
-]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> str:
-    """Three splits of 23 examples with 4 candidates."""
-    folder = tmp_path_factory.mktemp("data")
-    for split in ("train", "valid", "test"):
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
-    return str(folder)
-
-
-@pytest.fixture
-def options(backbones, data, tmp_path):
-    """What every command here is given."""
-    return {
-        "task": "poly_agents:jsonl",
-        "jsonl_path": data,
-        "backbone": {name: backbones[kind] for name, kind in all_rankers().items()},
-        "precision": "float32",
-        "model_file": str(tmp_path / "model"),
-        "text_truncate": 31,
-        "label_truncate": 13,
-        "batchsize": 5,
-        "poly_codes": 5,
-    }
-
-
-@pytest.fixture(scope="session")
-def trained(backbones, data, tmp_path_factory):
-    """name -> model file of every ranker, trained for two steps."""
-    files = {}
-    for name, kind in all_rankers().items():
-        path = str(tmp_path_factory.mktemp(name) / "model")
-        TrainModel.main(
-            model=f"poly_agents/{name}",
-            task="poly_agents:jsonl",
-            jsonl_path=data,
-            backbone=backbones[kind],
-            precision="float32",
-            model_file=path,
-            text_truncate=31,
-            label_truncate=13,
-            batchsize=5,
-            max_train_steps=2,
-        )
-        files[name] = path
-    return files
-
-
-@pytest.fixture
-def pool_file(tmp_path) -> str:
-    path = tmp_path / "pool.txt"
-    path.write_text("\n".join(text(i) for i in range(29)) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def settings(options: dict, name: str, **changes) -> dict:
-    """Only the flags this agent knows."""
-    found = options | {"model": f"poly_agents/{name}", "backbone": options["backbone"][name]} | changes
-    if name != "poly":
-        found.pop("poly_codes", None)
-    return found
-
-
-def make(options: dict, name: str, **changes) -> RankerAgent:
-    from parlai.core.params import ParlaiParser
-
-    return create_agent(ParlaiParser(True, True).parse_kwargs(**settings(options, name, **changes)))
-
-
-def evaluate(path: str, data: str, **changes) -> dict:
-    task = {"task": "poly_agents:jsonl", "jsonl_path": data, "datatype": "valid", "batchsize": 5}
-    return EvalModel.main(model_file=path, **task | changes)
 
 
 # --- candidate sources --------------------------------------------------------------------------------------------
@@ -136,14 +47,6 @@ def test_batch_candidates_are_as_many_as_different_labels(options):
     replies = act(agent, [example("hello", "fine"), example("hi", "my cat"), example("you", "fine")])
     assert replies["scores"].shape == (3, 2)
     assert replies["labels"].tolist() == [0, 1, 0]
-
-
-def example(context: str, label: str, candidates=None, training=True) -> Message:
-    message = Message(text=context, episode_done=True)
-    message["labels" if training else "eval_labels"] = [label]
-    if candidates:
-        message["label_candidates"] = candidates
-    return message
 
 
 def act(agent, messages) -> dict:
