@@ -131,12 +131,12 @@ def attend(queries: Tensor, seen: Seen, dropout: float) -> Tensor:
 def attend_beside(queries: Tensor, own: Seen, context: Seen, dropout: float) -> Tensor:
     """Attention of C candidates, each over the context and itself under one softmax.
 
-    `queries` [B, H, C, Lq, D / H], `own` the same with L tokens each, `context` [B, H, L, D / H] with no axis of
+    `queries` [G, H, C, Lq, D / H], `own` the same with L tokens each, `context` [B, H, L, D / H] with no axis of
     candidates -> [B, H, C, Lq, D / H]
     """
     shape = queries.shape[2:4]
     far = products(queries.flatten(2, 3), context).unflatten(2, shape)  # [B, H, C, Lq, L of the context]
-    near = products(queries, own)  # [B, H, C, Lq, L]
+    near = products(queries, own).expand(len(far), -1, -1, -1, -1)  # [B, H, C, Lq, L]
     far, near = weights(torch.cat([far, near], -1), dropout).split([far.shape[-1], near.shape[-1]], -1)
     return (far.flatten(2, 3) @ context.values).unflatten(2, shape) + near @ own.values
 

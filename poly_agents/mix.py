@@ -19,7 +19,6 @@ the default here. `--mix a`: one vector, last layer; b: one vector, last three l
 import copy
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from torch.nn.functional import normalize
 from poly_agents import maths
 from poly_agents.agent import RankerAgent
 from poly_agents.backbone import by_length
-from poly_agents.layers import Layer, autocast, feed, finish, merge, read, split, weights
+from poly_agents.layers import Layer, Seen, attend, attend_beside, autocast, feed, finish, merge, read, split
 from poly_agents.options import at_least, option
 from poly_agents.ranker import Ranker, RankerOptions, states
 from poly_agents.tokens import Tokens
@@ -68,14 +67,6 @@ class MixOptions(RankerOptions):
         return chosen
 
 
-class Context(NamedTuple):
-    """What an interaction layer sees of B contexts."""
-
-    keys: Tensor  # [B, H, L, D / H]
-    values: Tensor  # [B, H, L, D / H]
-    hidden: Tensor  # [B, 1, 1, L] bool, True where there is no token
-
-
 class Interaction(nn.Module):
     """One interaction layer, started as a copy of the encoder's."""
 
@@ -86,7 +77,7 @@ class Interaction(nn.Module):
         self.hint_query = copy.deepcopy(layer.query)
         self.gate = nn.Linear(3 * layer.query.out_features, layer.query.out_features)
 
-    def forward(self, vectors: Tensor, hint: Tensor | None, context: Context, dropout: float) -> tuple[Tensor, Tensor]:
+    def forward(self, vectors: Tensor, hint: Tensor | None, context: Seen, dropout: float) -> tuple[Tensor, Tensor]:
         """E [G, C, K, D] and H [B, C, D] (None: 0) to those of the next layer, [B, C, K, D] and [B, C, D]."""
         mean = vectors.mean(-2)  # [G, C, D]
         new = self.out(self.attend_hint(mean, context, dropout))  # [B, C, D]
@@ -95,27 +86,17 @@ class Interaction(nn.Module):
         hint = feed(self, self.attention_norm(share * new + (1 - share) * old), dropout)
         return finish(self, self.attend(vectors, context, dropout), vectors, dropout), hint
 
-    def attend(self, vectors: Tensor, context: Context, dropout: float) -> Tensor:
-        """Attention of each candidate's vectors [G, C, K, D] over the context and themselves: [B, C, K, D]."""
-        count, own = vectors.shape[1:3]
-        rows = self.query(vectors), self.key(vectors), self.value(vectors)
-        queries, keys, values = (split(part.flatten(1, 2), self.heads) for part in rows)  # [G, H, C * K, D / H]
-        queries = queries * queries.shape[-1] ** -0.5
-        far = (queries @ context.keys.mT).masked_fill(context.hidden, -torch.inf)  # [B, H, C * K, L]
-        by_candidate = (part.unflatten(2, (count, own)) for part in (queries, keys, values))
-        queries, keys, values = by_candidate  # [G, H, C, K, D / H]
-        near = (queries @ keys.mT).expand(len(far), -1, -1, -1, -1)  # [B, H, C, K, K]
-        both = weights(torch.cat([far.unflatten(2, (count, own)), near], -1), dropout)  # [B, H, C, K, L + K]
-        length = far.shape[-1]
-        read = both[..., :length].flatten(2, 3) @ context.values  # [B, H, C * K, D / H]
-        read = read.unflatten(2, (count, own)) + both[..., length:] @ values
-        return merge(read.flatten(2, 3)).unflatten(1, (count, own))
+    def attend(self, vectors: Tensor, context: Seen, dropout: float) -> Tensor:
+        """Each candidate's vectors [G, C, K, D] read the context and themselves: [B, C, K, D]."""
+        rows = (part(vectors).flatten(1, 2) for part in (self.query, self.key, self.value))
+        queries, *own = (split(row, self.heads).unflatten(2, vectors.shape[1:3]) for row in rows)  # [G, H, C, K, D / H]
+        everything = context.mask.new_ones(1)
+        read = attend_beside(queries, Seen(*own, everything), context, dropout)  # [B, H, C, K, D / H]
+        return merge(read.flatten(2, 3)).unflatten(1, vectors.shape[1:3])
 
-    def attend_hint(self, mean: Tensor, context: Context, dropout: float) -> Tensor:
-        """Attention of one query a candidate, of [G, C, D], over the context alone: [B, C, D]."""
-        queries = split(self.hint_query(mean), self.heads)  # [G, H, C, D / H]
-        logits = (queries * queries.shape[-1] ** -0.5) @ context.keys.mT
-        return merge(weights(logits.masked_fill(context.hidden, -torch.inf), dropout) @ context.values)
+    def attend_hint(self, mean: Tensor, context: Seen, dropout: float) -> Tensor:
+        """One query a candidate, of [G, C, D], reads the context alone: [B, C, D]."""
+        return merge(attend(split(self.hint_query(mean), self.heads), context, dropout))
 
 
 class MixRanker(Ranker):
@@ -153,7 +134,7 @@ class MixRanker(Ranker):
             slices = kept.split(max(1, WEIGHTS // size), dim=1)
             return torch.cat([self.interact(part, seen) for part in slices], -1)  # [B, C]
 
-    def contexts(self, framed: Tokens) -> list[Context]:
+    def contexts(self, framed: Tokens) -> list[Seen]:
         """Run the contexts up to the last interaction layer's door; what each such layer sees of them."""
         encoder, doors = self.context_encoder, [number - 1 for number in self.layers]
         hidden = by_length(lambda part: torch.stack(encoder.hidden(part, doors), 2), framed)  # [B, L, J, D]
@@ -161,10 +142,10 @@ class MixRanker(Ranker):
         seen = []
         for number, entering in zip(doors, hidden.unbind(2), strict=True):
             pair = (split(part(entering), layers[number].heads) for part in (layers[number].key, layers[number].value))
-            seen.append(Context(*pair, ~framed.mask[:, None, None]))
+            seen.append(Seen(*pair, framed.mask[:, None, None]))
         return seen
 
-    def interact(self, kept: Tensor, contexts: list[Context]) -> Tensor:
+    def interact(self, kept: Tensor, contexts: list[Seen]) -> Tensor:
         """Scores [B, C] of kept candidates [G, C, K, D]."""
         dropout = self.options.dropout if self.training else 0.0
         vectors, hint = kept, None
