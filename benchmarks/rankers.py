@@ -1,6 +1,6 @@
 """Every ranker on chitchat after the same training time: quality, training speed, latency.
 
-    python benchmarks/rankers.py --seconds 300 --t5 google/flan-t5-small
+    python benchmarks/rankers.py --seconds 240 --t5 google/flan-t5-small
 
 Each ranker is trained through `parlai train_model` for as many steps as it makes in the given time at the rate it is
 first measured at, from the same MiniLM (`ed2lm`: from a T5), then ranks the first contexts of the test split. One
@@ -37,9 +37,9 @@ RANKERS = {
     TEACHER: CROSS,
     "bi": "-m poly_agents/bi -bs 64",
     "poly-64": POLY,
-    "mix-a": "-m poly_agents/mix --mix a -bs 64",
-    "mix-b": "-m poly_agents/mix --mix b -bs 64",
-    "mix-c": "-m poly_agents/mix --mix c -bs 64",
+    "mix-a": "-m poly_agents/mix --mix a --mix-cosine true -bs 64",
+    "mix-b": "-m poly_agents/mix --mix b --mix-cosine true -bs 64",
+    "mix-c": "-m poly_agents/mix --mix c --mix-cosine true -bs 64",
     "late": "-m poly_agents/late -bs 64",
     "uni": "-m poly_agents/uni -bs 16",
     "cross": CROSS,
@@ -214,7 +214,7 @@ def measure(name: str, arguments, folder: Path, places: dict[str, str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=300, help="training time of each ranker")
+    parser.add_argument("--seconds", type=int, default=240, help="training time of each ranker")
     parser.add_argument("--folder", type=Path, default=Path("models/benchmark"), help="where the models are kept")
     parser.add_argument("--contexts", type=int, default=2000, help="of the test split, for quality")
     parser.add_argument("--rounds", type=int, default=30, help="contexts timed for each ranker")
