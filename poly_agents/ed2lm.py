@@ -178,12 +178,12 @@ class EncoderDecoder(Backbone):
         with autocast(self, texts.ids.device):
             while start < len(rows):
                 steps = 1 + int(lengths[rows[start] if len(lengths) > 1 else 0, 0])
-                count = max(1, budget // (steps * min(lengths.shape[1], max(1, budget // steps))))
-                own = rows[start : start + count]
+                at_once = min(lengths.shape[1], max(1, budget // steps))  # of the texts that go over one memory
+                own = rows[start : start + max(1, budget // (steps * at_once))]
                 length = max(1, int(memory_lengths[own].max()))
                 part = TokenStates(encoded.vectors[own, :length], encoded.mask[own, :length])
                 parts.append(self._read(texts.select(own) if len(lengths) > 1 else texts, part, reduce, budget))
-                start += count
+                start += len(own)
         found = torch.cat(parts)[rows.argsort()]  # [M, R, K]
         return found.gather(1, order.argsort(-1).unsqueeze(-1).expand_as(found))
 
@@ -239,8 +239,7 @@ class EncoderDecoder(Backbone):
         """
 
         def part(hidden: Tensor, ids: Tensor) -> Tensor:
-            logits = linear(hidden, self.output).float()  # [N, V]
-            return logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+            return linear(hidden, self.output).log_softmax(-1, dtype=torch.float32).gather(-1, ids)
 
         size = max(1, LOGITS // len(self.output))
         parts = zip(hidden.split(size), ids.split(size), strict=True)
@@ -283,13 +282,12 @@ class Ed2lmRanker(Ranker):
 
     def states(self, text: Tokens) -> TokenStates:
         """Bare texts [N, L] -> the encoder's states; where nothing is learnt, in the type the decoder reads them in."""
+        self.restore_encoder()
         framed = self.frame.wrap(text)
         vectors = states(self.context_encoder, framed, lambda hidden, _: hidden)
         return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(self.context_encoder.dtype), framed.mask)
 
     def encode(self, candidates: Tokens) -> TokenStates | Tokens:
-        if self.released:
-            self._restore_encoder()
         return self.states(candidates) if self.encodes_candidates else candidates
 
     def score(self, contexts: Tokens, kept: TokenStates | Tokens) -> Tensor:
@@ -353,17 +351,21 @@ class Ed2lmRanker(Ranker):
     # --- without the encoder ------------------------------------------------------------------------------------------
 
     def release_encoder(self, model_file: str) -> None:
-        """Free the encoder's layers: kept candidates need none. `encode` reads them from the model file again."""
-        if self.encodes_candidates:
-            self.context_encoder.model.encoder.to("meta")
-            self.released = model_file
+        """Free the encoder's layers: kept candidates need none. What does need them reads them from the file again."""
+        self.context_encoder.model.encoder.to("meta")
+        self.released = model_file
 
-    def _restore_encoder(self) -> None:
-        encoder = self.context_encoder.model.encoder.to_empty(device=self.device)
-        prefix = "context_encoder.model.encoder."
-        saved = checkpoint.read(self.released).weights
-        encoder.load_state_dict({n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)})
-        self.released = None
+    def restore_encoder(self) -> None:
+        if self.released:
+            encoder = self.context_encoder.model.encoder.to_empty(device=self.device)
+            prefix = "context_encoder.model.encoder."
+            saved = checkpoint.read(self.released).weights
+            encoder.load_state_dict({n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)})
+            self.released = None
+
+    def tensors(self):
+        self.restore_encoder()
+        return super().tensors()
 
 
 def after(hidden: Tensor, texts: Tokens) -> Tensor:
@@ -376,4 +378,12 @@ class Ed2lmAgent(RankerAgent):
     """`-m poly_agents/ed2lm`"""
 
     ranker = Ed2lmRanker
-    defaults = {"negatives": 3, "learningrate": 1e-4}
+    defaults = {"negatives": 3, "learningrate": 1e-3}
+
+    def _encode(self, source):
+        kept = super()._encode(source)
+        if not self.ranker_module.released and self._encodings_path(source):
+            loaded, _ = self._get_init_model(self.opt, None)
+            if loaded:
+                self.ranker_module.release_encoder(loaded)
+        return kept

@@ -1,9 +1,13 @@
 """ED2LM: equal to transformers' own encoder-decoder and to loops written from the definitions."""
 
+import json
 import math
 
 import pytest
 import torch
+from parlai.core.agents import create_agent_from_model_file
+from parlai.scripts.eval_model import EvalModel
+from parlai.scripts.train_model import TrainModel
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM
 
@@ -12,6 +16,7 @@ from poly_agents.ed2lm import Ed2lmOptions, Ed2lmRanker, EncoderDecoder, Reading
 from poly_agents.tokenizer import Tokenizer
 from poly_agents.tokens import pad
 from tests.conftest import WORDS, make_encoder, make_encoder_decoder, make_ranker
+from tests.test_agent import ROWS
 
 START, END, TRUE, FALSE = 0, 1, 3, 4 + len(WORDS)
 MODELS = {  # transformers 5 never scales mT5's logits and always UMT5's, so each is compared where both agree
@@ -242,6 +247,27 @@ def test_kept_candidates_are_scored_without_the_encoder_s_layers(tiny_t5, texts,
     assert_close(ranker.score_texts(contexts, kept), expected, atol=0, rtol=0)
     assert_close(ranker.encode_texts(candidates).vectors, kept.vectors, atol=0, rtol=0)
     assert not any(p.is_meta for p in ranker.parameters())
+    ranker.release_encoder(path)
+    assert not any(t.is_meta for t in ranker.tensors().values())
+
+
+@pytest.mark.parametrize("encode", ["candidate", "context"])
+def test_an_agent_with_its_candidates_kept_has_no_encoder_in_memory(tiny_t5, tmp_path, encode):
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    (tmp_path / "pool.txt").write_text("\n".join(row["response"] for row in ROWS), encoding="utf-8")
+    task = {"task": "poly_agents:jsonl", "jsonl_path": str(tmp_path / "all.jsonl"), "loglevel": "error"}
+    path = str(tmp_path / "model")
+    TrainModel.main(
+        model="poly_agents/ed2lm", backbone=tiny_t5, ed2lm_encode=encode, model_file=path, max_train_steps=2, **task
+    )
+    given = task | {"eval_candidates": "fixed", "fixed_candidates_path": str(tmp_path / "pool.txt")}
+    reports = [EvalModel.main(model_file=path, **given) for _ in range(2)]  # the second reads what the first kept
+    assert reports[0]["mrr"].value() == reports[1]["mrr"].value() > 0
+    agent = create_agent_from_model_file(path, given | {"datatype": "valid"})
+    encoder = agent.ranker_module.context_encoder.model.encoder
+    assert {p.is_meta for p in encoder.parameters()} == {encode == "candidate"}
+    agent.observe({"text": "hello hi", "episode_done": True})
+    assert agent.act()["text"] in [row["response"] for row in ROWS]
 
 
 @torch.no_grad()
