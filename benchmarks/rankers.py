@@ -216,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=240, help="training time of each ranker")
     parser.add_argument("--folder", type=Path, default=Path("models/benchmark"), help="where the models are kept")
-    parser.add_argument("--contexts", type=int, default=2000, help="of the test split, for quality")
+    parser.add_argument("--contexts", type=int, default=1000, help="of the test split, for quality")
     parser.add_argument("--rounds", type=int, default=30, help="contexts timed for each ranker")
     parser.add_argument("--t5", default="google/flan-t5-small", help="backbone of ed2lm, by name or folder")
     parser.add_argument("--only", nargs="+", choices=RANKERS, help="measure these, write no table")

@@ -102,7 +102,10 @@ class Backbone(nn.Module):
         if not 1 <= count <= len(self.layers):
             raise ValueError(f"the encoder has {len(self.layers)} layers; {count} of them cannot be kept")
         del self.layers[count:]
-        self.model.config.num_hidden_layers = count
+        config = self.model.config
+        config.num_hidden_layers = count
+        if getattr(config, "layer_types", None):  # ModernBERT's also lists what each layer is
+            config.layer_types = config.layer_types[:count]
         return self
 
     def renew(self, kept: int | None) -> Self:
@@ -131,8 +134,8 @@ class Backbone(nn.Module):
         return self._run(self.model, tokens, before).last_hidden_state.float()
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
-        """States [N, L, D] after some of the layers; 0 is before the first. Layers above the last one are not run."""
-        model = self._below(max(after))
+        """States [N, L, D] after some of the layers, 0 being before the first. Layers above the last one are not run."""
+        model = self._below(max(1, *after))
         found = self._run(model, tokens, output_hidden_states=True).hidden_states
         return [found[number].float() for number in after]
 

@@ -40,6 +40,10 @@ class BiOptions(ReductionOptions):
     def source(self):
         return self.init_cross or self.backbone
 
+    @property
+    def embeddings_stay(self):
+        return self.freeze_embeddings and not self.init_random
+
 
 class BiRanker(Ranker):
     Options = BiOptions

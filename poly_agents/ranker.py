@@ -32,6 +32,11 @@ class RankerOptions(Options):
         """Where the encoder and the tokeniser come from."""
         return self.backbone
 
+    @property
+    def embeddings_stay(self) -> bool:
+        """Whether the word embeddings are left as they are."""
+        return self.freeze_embeddings
+
 
 class TokenStates(NamedTuple):
     """What a system keeps of N candidates that needs every token of them."""
@@ -67,7 +72,7 @@ class Ranker(nn.Module, ABC):
         self.candidate_encoder = self.context_encoder if options.share_encoders or self.joint else build()
         for encoder in {self.context_encoder, self.candidate_encoder}:
             encoder.set_dropout(options.dropout)
-            if options.freeze_embeddings:
+            if options.embeddings_stay:
                 encoder.freeze_embeddings()
 
     @classmethod
