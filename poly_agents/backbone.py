@@ -134,7 +134,7 @@ class Backbone(nn.Module):
         return self._run(self.model, tokens, before).last_hidden_state.float()
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
-        """States [N, L, D] after some of the layers, 0 being before the first. Layers above the last one are not run."""
+        """States [N, L, D] after some of the layers; 0: before the first. Layers above the last one are not run."""
         model = self._below(max(1, *after))
         found = self._run(model, tokens, output_hidden_states=True).hidden_states
         return [found[number].float() for number in after]
