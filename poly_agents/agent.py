@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,11 +108,16 @@ class RankerAgent(TorchRankerAgent):
         super().__init__(opt, shared)
         if not shared and not hasattr(self, "optimizer"):
             self.ranker_module.lower_precision()
-        self.training_options = TrainingOptions.of(opt)
-        self.hard_negatives: dict[tuple[str, str], list[str]] | None = None
-        self.minings = 0
-        if not shared and self.training_options.teacher_model and hasattr(self, "optimizer"):
-            self.teacher = distill.Teacher(self.training_options.teacher_model)
+        if not shared and hasattr(self, "optimizer"):
+            self._prepare_training()
+
+    def _prepare_training(self) -> None:
+        options = self.training_options = TrainingOptions.of(self.opt)
+        if options.teacher_model:
+            self.teacher = distill.Teacher(options.teacher_model)
+        if options.hard_negatives:
+            turns = partial(teachers.turns, self.opt, "train")
+            self.hard_negatives = negatives.HardNegatives(options, self.opt.get("model_file"), turns)
 
     @classmethod
     def _refuse_what_cannot_work(cls, opt) -> None:
@@ -449,35 +454,13 @@ class RankerAgent(TorchRankerAgent):
         return found
 
     def _mined_for(self, batch) -> list[list[str]]:
-        """The hard negatives of each example; mined, and mined anew when it is time."""
-        options = self.training_options
-        path = options.hard_negatives_file
+        """The hard negatives of each example."""
+        model = textranker.TextRanker(self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate)
         epochs = sum(self.examples_seen.values()) * num_workers() / self.train_examples
-        if self.hard_negatives is None or (not path and epochs >= self.minings * options.hard_negatives_epochs):
-            self.hard_negatives = negatives.read(path or self._mine())
-            self.minings = int(epochs / options.hard_negatives_epochs) + 1
-        found = [self.hard_negatives.get(pair) for pair in zip(batch.histories, batch.labels, strict=True)]
+        found = self.hard_negatives.of(zip(batch.histories, batch.labels, strict=True), epochs, model)
         if None in found:
             warn_once("some training examples are not in the file of hard negatives: they have none")
-        return [(row or [])[: options.hard_negatives] for row in found]
-
-    def _mine(self) -> str:
-        """Mine hard negatives from the training examples of the task into a file beside the model."""
-        options = self.training_options
-        if not self.opt.get("model_file"):
-            raise ValueError("--hard-negatives are mined into a file beside the model: give -mf, or a file of them")
-        path = f"{self.opt['model_file']}.negatives"
-        if is_primary_worker():
-            if options.hard_negatives_model and self.hard_negatives is None:
-                model = textranker.TextRanker.load(options.hard_negatives_model)
-            else:
-                model = textranker.TextRanker(
-                    self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate
-                )
-            turns = list(teachers.turns(self.opt, "train"))
-            negatives.mine(path, model, turns, options.hard_negatives, options.hard_negatives_margin)
-        processes.everyone(None)  # the others wait for the file
-        return path
+        return [row or [] for row in found]
 
     @cached_property
     def train_examples(self) -> int:

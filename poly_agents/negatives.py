@@ -5,18 +5,51 @@ what they were mined with.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from poly_agents import candidates
+from poly_agents import candidates, processes
 from poly_agents.files import replace
 from poly_agents.teachers import Turn
 from poly_agents.textranker import TextRanker
+from poly_agents.training import TrainingOptions
 
 CONTEXTS = 64  # scored at a time
+
+
+class HardNegatives:
+    """Those that a training run asks for: from a file, or mined into one beside the model and anew every so often."""
+
+    def __init__(self, options: TrainingOptions, model_file: str | None, turns: Callable[[], Iterable[Turn]]):
+        if not (options.hard_negatives_file or model_file):
+            raise ValueError("--hard-negatives are mined into a file beside the model: give -mf, or a file of them")
+        self.options = options
+        self.path = options.hard_negatives_file or f"{model_file}.negatives"
+        self.turns = turns
+        self.found: dict[tuple[str, str], list[str]] = {}
+        self.minings = 0
+
+    def of(self, pairs: Iterable[tuple[str, str]], epochs: float, model: TextRanker) -> list[list[str] | None]:
+        """The negatives of each (context, response), None where none are known; `model` is the one in training."""
+        mines = not self.options.hard_negatives_file and epochs >= self.minings * self.options.hard_negatives_epochs
+        if mines or not self.found:
+            if mines:
+                self._mine(model)
+                self.minings = int(epochs / self.options.hard_negatives_epochs) + 1
+            self.found = read(self.path)
+        rows = (self.found.get(pair) for pair in pairs)
+        return [row and row[: self.options.hard_negatives] for row in rows]
+
+    def _mine(self, model: TextRanker) -> None:
+        given = self.options.hard_negatives_model
+        if processes.rank() == 0:
+            if given and not self.found:
+                model = TextRanker.load(given)
+            mine(self.path, model, list(self.turns()), self.options.hard_negatives, self.options.hard_negatives_margin)
+        processes.everyone(None)  # the others wait for the file
 
 
 def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin: float) -> None:

@@ -15,9 +15,13 @@ def count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    return dist.get_rank() if count() > 1 else 0
+
+
 def own() -> slice:
     """Which rows of a common list are this process's: every `count()`-th."""
-    return slice(dist.get_rank(), None, count()) if count() > 1 else slice(None)
+    return slice(rank(), None, count())
 
 
 def everyone(thing: Any) -> list[Any]:
