@@ -5,7 +5,7 @@
 
 Candidates are in segment 1, and all of them at the same positions, those after the context's. Arrow attention: a
 candidate's tokens see the context and their own candidate; the context's tokens see everything. No mask of the whole
-sequence is ever made: the layers are run part by part.
+sequence is ever made: the layers are run part by part, and padding goes through attention alone.
 
 So the context's states, and with them every score, depend on which candidates there are. Nothing of a candidate can be
 kept, and a pool cannot be split: `--uni-pool` bounds it. The paper trains on the batch's own responses, and adds a
@@ -13,15 +13,14 @@ masked-language loss that is left out here.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from poly_agents import layers, maths
 from poly_agents.agent import RankerAgent
+from poly_agents.arrow import Real, Sides, arrow
 from poly_agents.backbone import TOKEN_BUDGET
-from poly_agents.layers import Layer, Seen, merge, split
 from poly_agents.options import at_least, option
 from poly_agents.ranker import Ranker, RankerOptions
 from poly_agents.tokens import Tokens
@@ -80,44 +79,22 @@ class UniRanker(Ranker):
     def run(self, context: Tokens, candidates: Tokens) -> Tensor:
         """Framed contexts [B, L] and candidates [B, C, L'] -> scores [B, C]."""
         encoder, dropout = self.context_encoder, self.options.dropout if self.training else 0.0
+        real = Sides(Real.of(context.mask), Real.of(candidates.mask))
         after = context.mask.sum(-1)[:, None, None] + places(candidates)  # [B, C, L']
-        near = (part.flatten(1) for part in (candidates.ids, after, candidates.segments))
+        far = context.ids, places(context), context.segments
+        near = candidates.ids, after, candidates.segments
+        inputs = (real.pack(*pair).unsqueeze(0) for pair in zip(far, near, strict=True))  # [1, T] each
         with layers.autocast(encoder, context.ids.device):
-            states = Sides(
-                layers.embed(encoder, context.ids, places(context), context.segments), layers.embed(encoder, *near)
-            )
+            states = layers.embed(encoder, *inputs).squeeze(0)  # [T, D]
             for layer in self.layers:
-                states = arrow(layer, states, Sides(context.mask, candidates.mask), dropout)
-        tokens = states.candidates.float().unflatten(1, candidates.mask.shape[1:])  # [B, C, L', D]
+                states = arrow(layer, states, real, dropout)
+        _, tokens = real.unpack(states.float())  # [B, C, L', D]
         return self.head(maths.mean(tokens, candidates.mask)).squeeze(-1)
-
-
-class Sides(NamedTuple):
-    """Of contexts and of their candidates: states [B, L, D] and [B, C * L', D], or masks [B, L] and [B, C, L']."""
-
-    context: Tensor
-    candidates: Tensor
-
-
-def arrow(layer: Layer, states: Sides, masks: Sides, dropout: float) -> Sides:
-    """One layer: the contexts see everything, each candidate the context and itself."""
-    parts = layer.query, layer.key, layer.value
-    asking, keys, values = (split(part(states.context), layer.heads) for part in parts)  # [B, H, L, D / H]
-    context = Seen(keys, values, masks.context[:, None, None])
-    near = [split(part(states.candidates), layer.heads) for part in parts]  # [B, H, C * L', D / H] each
-    whole = torch.cat([masks.context, masks.candidates.flatten(1)], -1)[:, None, None]  # [B, 1, 1, L + C * L']
-    everything = Seen(torch.cat([keys, near[1]], 2), torch.cat([values, near[2]], 2), whole)
-    queries, *own = (part.unflatten(2, masks.candidates.shape[1:]) for part in near)  # [B, H, C, L', D / H]
-    read = Sides(
-        layers.attend(asking, everything, dropout),
-        layers.attend_beside(queries, Seen(*own, masks.candidates[:, None, :, None]), context, dropout).flatten(2, 3),
-    )
-    return Sides(*(layers.finish(layer, merge(new), old, dropout) for new, old in zip(read, states, strict=True)))
 
 
 def places(tokens: Tokens) -> Tensor:
     """The place of each real token in its text, from 0; that of padding has no meaning."""
-    return (tokens.mask.cumsum(-1) - 1).clamp(min=0)
+    return tokens.mask.cumsum(-1) - 1
 
 
 def trim(tokens: Tokens) -> Tokens:
