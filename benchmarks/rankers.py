@@ -200,11 +200,15 @@ def measure(name: str, arguments, folder: Path, places: dict[str, str]) -> None:
         if "rate" not in state:
             untrained(command, folder / "model")
             keep(rate=None, trained_on=0)
-    else:
-        if "rate" not in state:
-            keep(rate=train(command, folder / "rate" / "model", 8))
-        if "trained_on" not in state:
-            size = int(command.split("-bs ")[1].split()[0])
+    elif "trained_on" not in state:
+        size = int(command.split("-bs ")[1].split()[0])
+        untaught = folder.with_name(folder.name.removesuffix("-distilled")) / "state.json"
+        if untaught != path:  # as many steps as without the teacher; its scores take time of their own
+            steps = json.loads(untaught.read_text())["trained_on"] // size
+            keep(rate=train(command, folder / "model", steps), trained_on=steps * size)
+        else:
+            if "rate" not in state:
+                keep(rate=train(command, folder / "rate" / "model", 8))
             steps = TEACHER_STEPS if name == TEACHER else round(state["rate"] * arguments.seconds / size)
             train(command, folder / "model", steps)
             keep(trained_on=steps * size)
