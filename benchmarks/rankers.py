@@ -33,6 +33,8 @@ TEACHER_STEPS = 1200
 POLY = "-m poly_agents/poly --poly-codes 64 -bs 64"
 CROSS = "-m poly_agents/cross -bs 16 --negatives 3"
 DISTILLED = "--negatives 7 --distill-weight 0.5 --teacher-model {teacher}"
+# In so little time the text's likelihood, over a vocabulary of 32,000, would leave nothing for the ranking.
+ED2LM = "-m poly_agents/ed2lm --backbone {t5} -bs 16 --negatives 7 --ed2lm-text-weight 0 -lr 2e-3"
 RANKERS = {
     TEACHER: CROSS,
     "bi": "-m poly_agents/bi -bs 64",
@@ -49,8 +51,8 @@ RANKERS = {
     "bi, 2 layers, random": "-m poly_agents/bi --layers 2 --init-random true -bs 64",
     "bi, distilled": f"-m poly_agents/bi -bs 64 {DISTILLED}",
     "poly-64, distilled": f"{POLY} {DISTILLED}",
-    "ed2lm, candidate": "-m poly_agents/ed2lm --ed2lm-encode candidate --backbone {t5} -bs 16 --negatives 3",
-    "ed2lm, context": "-m poly_agents/ed2lm --ed2lm-encode context --backbone {t5} -bs 16 --negatives 3",
+    "ed2lm, candidate": f"{ED2LM} --ed2lm-encode candidate",
+    "ed2lm, context": f"{ED2LM} --ed2lm-encode context",
 }
 RESULTS = Path(__file__).parent / "results"
 POOL = 1_000
