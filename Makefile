@@ -28,5 +28,5 @@ test: install  ## the whole test suite
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-bench: install  ## the table of rankers in the README, in about an hour and a half on 2 cores
+bench: install  ## the table of rankers in the README, in about two hours on 2 cores
 	$(BIN)/python benchmarks/rankers.py

@@ -25,7 +25,7 @@ from transformers import logging as transformers_logging
 
 import poly_agents
 from poly_agents.agent import RankerAgent
-from poly_agents.ed2lm import EncoderDecoder
+from poly_agents.encoder_decoder import EncoderDecoder
 from poly_agents.ranker import Ranker
 from poly_agents.tokenizer import Tokenizer
 

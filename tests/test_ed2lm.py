@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM
 
 from poly_agents import checkpoint
-from poly_agents.ed2lm import Ed2lmOptions, Ed2lmRanker, EncoderDecoder, Reading, cache_bytes, complement, loss
+from poly_agents.ed2lm import Ed2lmOptions, Ed2lmRanker, Reading, cache_bytes, complement, loss
+from poly_agents.encoder_decoder import EncoderDecoder
 from poly_agents.tokenizer import Tokenizer
 from poly_agents.tokens import pad
 from tests.conftest import WORDS, make_encoder, make_encoder_decoder, make_ranker
@@ -148,7 +149,7 @@ def test_small_slices_give_the_same_scores_and_losses(make, tiny_t5, texts, monk
         whole = ranker.learn(contexts, ranker.encode(pad(candidates)), index, labels)
         with monkeypatch.context() as small:
             small.setitem(__import__("poly_agents.backbone").backbone.TOKEN_BUDGET, "cpu", 17)
-            small.setattr("poly_agents.ed2lm.LOGITS", 3 * 41)
+            small.setattr("poly_agents.encoder_decoder.LOGITS", 3 * 41)
             sliced = ranker.learn(contexts, ranker.encode(pad(candidates)), index, labels)
         assert_close(sliced.scores, whole.scores, atol=1e-5, rtol=1e-5)
         assert_close(sliced.loss, whole.loss, atol=1e-5, rtol=1e-5)
