@@ -4,9 +4,9 @@
     s   = sum_i max_j E_x_i . E_y_j                          each context token meets its best candidate token
 
 The context stands in the query's place. W is one linear map without bias for both sides. The paper's marks of query and
-document, its query filled up with [MASK] and its filter of punctuation are left out: a dialogue's context is long. So
-is the plain sum: its size would grow with the context's length, hence the mean over the context's tokens, multiplied by
-`--late-scale`. A context's ranking is the same.
+document, its query filled up with [MASK] and its filter of punctuation are left out: a dialogue's context is long.
+Hence the mean over the context's tokens, times `--late-scale`, where the paper has the sum: a context's ranking is the
+same, and the loss no sharper for a longer context.
 
 While nothing is learnt the vectors are kept in the encoder's own precision: they are many.
 """

@@ -117,12 +117,18 @@ class MixRanker(Ranker):
     def span(self, context, candidate):
         return self.frame.single_length + max(context, candidate + self.options.vectors - 1)
 
+    def lower_precision(self):
+        super().lower_precision()
+        self.interactions.to(self.context_encoder.dtype)
+
     def encode(self, candidates: Tokens) -> Tensor:
-        framed = self.frame.wrap(candidates)
+        framed, encoder = self.frame.wrap(candidates), self.candidate_encoder
         if self.options.mix_strategy == "codes":
-            return states(self.candidate_encoder, framed, lambda hidden, mask: maths.attend(self.codes, hidden, mask))
-        rest = Tokens(*(part[:, len(self.frame.single[0].ids) :] for part in framed))
-        return by_length(lambda part: self.candidate_encoder(part, self.specials)[:, : len(self.specials)], rest)
+            vectors = states(encoder, framed, lambda hidden, mask: maths.attend(self.codes, hidden, mask))
+        else:
+            rest = Tokens(*(part[:, len(self.frame.single[0].ids) :] for part in framed))
+            vectors = by_length(lambda part: encoder(part, self.specials)[:, : len(self.specials)], rest)
+        return vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype)  # [N, K, D]
 
     def score(self, contexts: Tokens, kept: Tensor) -> Tensor:
         framed = self.frame.wrap(contexts)

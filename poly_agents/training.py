@@ -67,8 +67,9 @@ def backward(
     slice_size: int = 0,
     scale: float = 1.0,
 ) -> Learnt:
-    """Add the gradients of the mean loss, times `scale`, to the parameters; with several processes, their sum.
+    """Add the gradients of the mean loss, times `scale`, to the parameters.
 
+    With several processes that is each one's part: their mean is the gradient of all (`processes.average_gradients`).
     `candidates` [N, L] are the same list in every process, `objective(rows, kept [N, ...])` gives scores and losses of
     some of this process's contexts. With `slice_size` as many candidates, or contexts, are run at a time.
     """
@@ -81,14 +82,12 @@ def backward(
         part = objective(rows, kept)
         (part.loss.sum() * (scale / contexts)).backward()
         learnt.append(Learnt(*(tensor.detach() for tensor in part)))
-    ends = [(out, leaf) for out, leaf in zip(tensors(with_graph), tensors(kept), strict=True) if out.requires_grad]
-    if ends:
-        for _, end in ends:
-            processes.add_up(end.grad)
-        own = processes.own()
-        torch.autograd.backward(
-            [out for out, _ in ends], [end.grad[own][tuple(map(slice, out.shape))] for out, end in ends]
-        )
+    pairs = [pair for pair in zip(tensors(with_graph), tensors(kept), strict=True) if pair[0].requires_grad]
+    for _, end in pairs:
+        processes.add_up(end.grad)
+    if pairs:
+        own = [end.grad[processes.own()][tuple(map(slice, out.shape))] for out, end in pairs]  # less others' padding
+        torch.autograd.backward([out for out, _ in pairs], own)
     return chain(learnt)
 
 
