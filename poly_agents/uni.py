@@ -66,7 +66,7 @@ class UniRanker(Ranker):
         if most > self.options.uni_pool:
             raise ValueError(
                 f"a context has {most} candidates, --uni-pool allows {self.options.uni_pool}; rank the best of another "
-                "system, give fewer (-ecands inline, or a shorter -fcp FILE), or raise --uni-pool where there is the memory"
+                "system, give fewer (-ecands inline, or a shorter -fcp FILE), or raise --uni-pool if memory allows"
             )
         framed = self.frame.wrap(contexts)
         pools = Tokens(*(part.expand(len(framed.ids), -1, -1) for part in kept))  # [B, C, L']
