@@ -79,12 +79,13 @@ def untrained(command: str, model_file: Path) -> None:
     create_agent(opt).save(str(model_file))
 
 
-def best_layer(model_file: Path) -> int:
-    """The layer of a cross-encoder that embeds best, on the first 1,000 contexts of valid."""
-    line = ["parlai", "poly_layers", "--cross-model", str(model_file), "-t", "poly_agents:chitchat", "-ne", "1000"]
+def best_layer(cross: Path, bi: Path) -> int:
+    """The layer of a cross-encoder that embeds best, on the first 1,000 contexts of valid; the sweep is kept."""
+    line = ["parlai", "poly_layers", "--cross-model", str(cross), "--bi-model", str(bi), "--out", str(RESULTS)]
+    line += ["-t", "poly_agents:chitchat", "-ne", "1000"]
     print("$", " ".join(line), flush=True)
     subprocess.run(line, check=True, capture_output=True, text=True)
-    rows = json.loads(Path(f"{model_file}.layers", "layers.json").read_text())["cross"]
+    rows = json.loads((RESULTS / "layers.json").read_text())["cross"]
     return max(rows[1:], key=lambda row: row["mrr"])["layer"]
 
 
@@ -232,7 +233,7 @@ def main() -> None:
     for name in arguments.only or RANKERS:
         places = {"teacher": str(teacher), "t5": arguments.t5}
         if "{layer}" in RANKERS[name]:
-            places["layer"] = str(best_layer(teacher))
+            places["layer"] = str(best_layer(teacher, folders["bi"] / "model"))
         measure(name, arguments, folders[name], places)
     if arguments.only:
         return
