@@ -154,9 +154,11 @@ def table(results: dict) -> str:
             f"| {name} | {row['trained_on']:,} | {rate} | {share(row, 'hits@1')} | "
             f"{share(row, 'hits@5')} | {share(row, 'mrr')} | {ms['20']:.1f} | {ms[str(POOL)]:,.0f} |"
         )
+    counts = [row["examples"] for row in results["rankers"].values()]
+    fewer = "".join(f" ({n}: {r['examples']:,})" for n, r in results["rankers"].items() if r["examples"] < max(counts))
     note = (
-        f"Each trained for {results['seconds']} s on one core, the teacher longer; first "
-        f"{next(iter(results['rankers'].values()))['examples']:,} contexts of chitchat's test split, percent with 95% "
+        f"Each trained for {results['seconds']} s on one core, the teacher longer; first {max(counts):,} contexts"
+        f"{fewer} of chitchat's test split, percent with 95% "
         f"bootstrap intervals; ms for a context against candidates encoded before. {results['machine']}."
     )
     return "\n".join([*lines, "", note, ""])
