@@ -43,7 +43,7 @@ RANKERS = {
     "mix-b": "-m poly_agents/mix --mix b --mix-cosine true -bs 64",
     "mix-c": "-m poly_agents/mix --mix c --mix-cosine true -bs 64",
     "late": "-m poly_agents/late -bs 64",
-    "uni": "-m poly_agents/uni -bs 16",
+    "uni": "-m poly_agents/uni --uni-pool 1000 -bs 16",
     "cross": CROSS,
     "early, no training": "-m poly_agents/early --cross-model {teacher} --early-layer {layer}",
     "bi, 2 layers, infused": "-m poly_agents/bi --layers 2 --init-cross {teacher} -bs 64",
