@@ -139,6 +139,10 @@ class Backbone(nn.Module):
         found = self._run(model, tokens, output_hidden_states=True).hidden_states
         return [found[number].float() for number in after]
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision of its runs, for whoever runs a part of it."""
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
     def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None, **asked) -> Any:
         inputs = {"input_ids": tokens.ids}
         if before is not None:
@@ -149,8 +153,7 @@ class Backbone(nn.Module):
             tokens = Tokens(tokens.ids, pad(tokens.mask, front, value=True), pad(tokens.segments, front))
         if self.segments:
             inputs["token_type_ids"] = tokens.segments
-        device = tokens.ids.device.type
-        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast(tokens.ids.device):
             return model(attention_mask=tokens.mask.long(), **inputs, **asked)
 
     def _below(self, count: int) -> nn.Module:

@@ -11,7 +11,7 @@ from torch.nn.functional import linear, pad
 from torch.utils.checkpoint import checkpoint as recompute
 
 from poly_agents.backbone import TOKEN_BUDGET, Backbone, attention
-from poly_agents.layers import autocast, merge, split, weights
+from poly_agents.layers import merge, split, weights
 from poly_agents.ranker import TokenStates
 from poly_agents.tokens import Tokens
 
@@ -87,7 +87,7 @@ class EncoderDecoder(Backbone):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Framed tokens [N, L] -> the encoder's states [N, L, D] in float32."""
-        with autocast(self, tokens.ids.device):
+        with self.autocast(tokens.ids.device):
             embedded = self.model.shared(tokens.ids).float()  # T5 adds up its layers in float32, or loses them
             return self.model.encoder(
                 inputs_embeds=embedded, attention_mask=tokens.mask.long()
@@ -105,7 +105,7 @@ class EncoderDecoder(Backbone):
         memory_lengths = encoded.mask.sum(-1)  # [M]
         rows = (lengths[:, 0] * (encoded.mask.shape[-1] + 1) + memory_lengths).argsort(descending=True)  # [M]
         parts, start = [], 0
-        with autocast(self, texts.ids.device):
+        with self.autocast(texts.ids.device):
             while start < len(rows):
                 steps = 1 + int(lengths[rows[start] if len(lengths) > 1 else 0, 0])
                 at_once = min(lengths.shape[1], max(1, budget // steps))  # of the texts that go over one memory

@@ -70,11 +70,6 @@ def read(encoder: Backbone) -> list[Layer]:
     ]
 
 
-def autocast(encoder: Backbone, device: torch.device) -> torch.autocast:
-    """The precision of the encoder's own runs, for runs of its parts."""
-    return torch.autocast(device.type, dtype=encoder.dtype, enabled=encoder.dtype != torch.float32)
-
-
 def embed(encoder: Backbone, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
     """What the first layer takes of ids [N, L], at positions counted from 0 and in segments: [N, L, D]."""
     embeddings = encoder.model.embeddings

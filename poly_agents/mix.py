@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from poly_agents import maths
 from poly_agents.agent import RankerAgent
 from poly_agents.backbone import by_length
-from poly_agents.layers import Layer, Seen, attend, attend_beside, autocast, feed, finish, merge, read, split
+from poly_agents.layers import Layer, Seen, attend, attend_beside, feed, finish, merge, read, split
 from poly_agents.options import at_least, option
 from poly_agents.ranker import Ranker, RankerOptions, states
 from poly_agents.tokens import Tokens
@@ -132,7 +132,7 @@ class MixRanker(Ranker):
 
     def score(self, contexts: Tokens, kept: Tensor) -> Tensor:
         framed = self.frame.wrap(contexts)
-        with autocast(self.context_encoder, framed.ids.device):
+        with self.context_encoder.autocast(framed.ids.device):
             seen = self.contexts(framed)
             if torch.is_grad_enabled():
                 return self.interact(kept, seen)

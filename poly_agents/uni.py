@@ -84,7 +84,7 @@ class UniRanker(Ranker):
         far = context.ids, places(context), context.segments
         near = candidates.ids, after, candidates.segments
         inputs = (real.pack(*pair).unsqueeze(0) for pair in zip(far, near, strict=True))  # [1, T] each
-        with layers.autocast(encoder, context.ids.device):
+        with encoder.autocast(context.ids.device):
             states = layers.embed(encoder, *inputs).squeeze(0)  # [T, D]
             for layer in self.layers:
                 states = arrow(layer, states, real, dropout)

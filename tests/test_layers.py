@@ -45,7 +45,7 @@ def test_a_forward_made_of_the_parts_equals_the_encoder(encoders, texts, family)
 def test_a_forward_of_the_parts_has_the_encoder_s_precision(tiny, texts):
     tokens = framed(tiny, texts)
     encoder = Backbone.pretrained(tiny, torch.bfloat16).eval()
-    with layers.autocast(encoder, tokens.ids.device):
+    with encoder.autocast(tokens.ids.device):
         states = plain_forward(encoder, tokens)
     assert_close(states.float()[tokens.mask], encoder(tokens)[tokens.mask], atol=1e-6, rtol=1e-6)
 
