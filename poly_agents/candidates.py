@@ -34,7 +34,9 @@ def load(path: str | Path, key: str) -> Any | None:
             parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return None
-    return parts["vectors"] if parts.keys() == {"vectors"} else TokenStates(**parts)
+    if parts.keys() == {"vectors"}:
+        return parts["vectors"]
+    return TokenStates(**parts) if parts.keys() == set(TokenStates._fields) else None
 
 
 def save(path: str | Path, key: str, kept: Any) -> None:
