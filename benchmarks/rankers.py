@@ -27,7 +27,7 @@ from poly_agents.files import write_text
 from poly_agents.ranks import label_ranks
 from poly_agents.tasks.chitchat import examples
 
-COMMON = ["-t", "poly_agents:chitchat", "--text-truncate", "96", "--label-truncate", "32", "--seed", "1"]
+COMMON = ["-t", "poly_agents:chitchat", "--text-truncate", "96", "--label-truncate", "32"]
 TEACHER = "cross, the teacher"
 TEACHER_STEPS = 1200
 POLY = "-m poly_agents/poly --poly-codes 64 -bs 64"
@@ -62,7 +62,16 @@ SLOW = ("cross", TEACHER, "ed2lm, candidate", "ed2lm, context")  # a few rounds 
 def train(command: str, model_file: Path, steps: int) -> float:
     """Train by the command line; examples per second of the second half of the log."""
     line = ["parlai", "train_model", *command.split(), *COMMON, "-mf", str(model_file)]
-    line += ["--max-train-steps", str(steps), "--log-every-n-steps", "2", "--validation-every-n-epochs", "-1"]
+    line += [
+        "--seed",
+        "1",
+        "--max-train-steps",
+        str(steps),
+        "--log-every-n-steps",
+        "2",
+        "--validation-every-n-epochs",
+        "-1",
+    ]
     line += ["--validation-max-exs", "16", "--short-final-eval", "true"]
     print("$", " ".join(line), flush=True)
     subprocess.run(line, check=True, capture_output=True, text=True)
