@@ -135,15 +135,25 @@ class Backbone(nn.Module):
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
         """States [N, L, D] after some of the layers; 0: before the first. Layers above the last one are not run."""
-        model = self._below(max(1, *after))
-        found = self._run(model, tokens, output_hidden_states=True).hidden_states
+        found: list[Tensor] = []
+
+        def keep(layer, args, kwargs):  # transformers' own way of it hooks into layers for good, and these are shared
+            found.append(args[0] if args else kwargs["hidden_states"])
+
+        count = max(1, *after)
+        hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers[:count]]
+        try:
+            found.append(self._run(self._below(count), tokens).last_hidden_state)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return [found[number].float() for number in after]
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of its runs, for whoever runs a part of it."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None, **asked) -> Any:
+    def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None) -> Any:
         inputs = {"input_ids": tokens.ids}
         if before is not None:
             words = model.get_input_embeddings()(tokens.ids)
@@ -154,7 +164,7 @@ class Backbone(nn.Module):
         if self.segments:
             inputs["token_type_ids"] = tokens.segments
         with self.autocast(tokens.ids.device):
-            return model(attention_mask=tokens.mask.long(), **inputs, **asked)
+            return model(attention_mask=tokens.mask.long(), **inputs)
 
     def _below(self, count: int) -> nn.Module:
         """The model's first layers, as a copy that shares every weight."""
