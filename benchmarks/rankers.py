@@ -56,7 +56,7 @@ RANKERS = {
 }
 RESULTS = Path(__file__).parent / "results"
 POOL = 1_000
-SLOW = ("cross", TEACHER, "ed2lm, candidate", "ed2lm, context")  # a few rounds are enough
+SLOW = ("uni", "cross", TEACHER, "ed2lm, candidate", "ed2lm, context")  # a few rounds are enough
 
 
 def train(command: str, model_file: Path, steps: int) -> float:
