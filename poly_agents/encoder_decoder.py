@@ -3,7 +3,8 @@
 Shapes: M encoded texts, R texts read over each of them, P = 1 (the same for each) or M, T tokens, H heads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,8 @@ class EncoderDecoder(Backbone):
         return found.gather(1, order.argsort(-1).unsqueeze(-1).expand_as(found))
 
     def _read(self, texts: Tokens, encoded: TokenStates, reduce: Callable, budget: int) -> Tensor:
-        memory = list(self.memory(encoded.vectors))
+        vectors = encoded.vectors if self.dtype == torch.float32 else encoded.vectors.to(self.dtype)
+        memory = [Memory(block.layer[1].EncDecAttention, vectors) for block in self.model.decoder.block]
         real = encoded.mask | ~encoded.mask.any(-1, keepdim=True)  # no candidate: whatever, but a number
         bias = torch.zeros_like(real, dtype=torch.float32).masked_fill(~real, -torch.inf)[:, None, None]  # [M, 1, 1, L]
         lengths = texts.mask.sum(-1).amax(0).tolist()  # R, falling
@@ -131,13 +133,7 @@ class EncoderDecoder(Backbone):
             start = end
         return torch.cat(parts, 1)
 
-    def memory(self, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each decoder layer's keys and values of encoded texts [M, L, D]: [M, H, L, d] each."""
-        for block in self.model.decoder.block:
-            cross = block.layer[1].EncDecAttention
-            yield split(cross.k(vectors), cross.n_heads), split(cross.v(vectors), cross.n_heads)
-
-    def decode(self, ids: Tensor, memory: list[tuple[Tensor, Tensor]], bias: Tensor) -> Tensor:
+    def decode(self, ids: Tensor, memory: list["Memory"], bias: Tensor) -> Tensor:
         """States [M, R, T + 1, D] after start and each of the ids [P, R, T]; a later id never changes an earlier state.
 
         Until the first layer has met the memory, texts that are the same for all M are run once.
@@ -145,7 +141,7 @@ class EncoderDecoder(Backbone):
         decoder, shape = self.model.decoder, (ids.shape[1], ids.shape[2] + 1)
         hidden = decoder.dropout(self.model.shared(pad(ids, (1, 0), value=self.start)).float())  # [P, R, T + 1, D]
         later = torch.ones(shape[1], shape[1], dtype=torch.bool, device=ids.device).triu(1)
-        for block, (keys, values) in zip(decoder.block, memory, strict=True):
+        for block, seen in zip(decoder.block, memory, strict=True):
             own, cross, feed = block.layer
             heads = own.SelfAttention
             dropout = heads.dropout if self.training else 0.0
@@ -157,7 +153,7 @@ class EncoderDecoder(Backbone):
             hidden = hidden + own.dropout(heads.o(merge(attended)))
             heads = cross.EncDecAttention
             q = split(heads.q(cross.layer_norm(hidden)).flatten(1, 2), heads.n_heads)  # [., H, R (T + 1), d]
-            attended = weights(q @ keys.mT + bias, dropout) @ values  # [M, H, R (T + 1), d]
+            attended = seen.attend(q, bias, dropout)  # [M, H, R (T + 1), d]
             hidden = hidden + cross.dropout(heads.o(merge(attended))).unflatten(1, shape)  # [M, R, T + 1, D]
             hidden = feed(hidden)
         return decoder.dropout(decoder.final_layer_norm(hidden)) * self.output_scale
@@ -174,6 +170,36 @@ class EncoderDecoder(Backbone):
         size = max(1, LOGITS // len(self.output))
         parts = zip(hidden.split(size), ids.split(size), strict=True)
         return torch.cat([recompute(part, *each, use_reentrant=False) for each in parts])
+
+
+class Memory:
+    """Encoded texts [M, L, D] as one layer of the decoder reads them."""
+
+    def __init__(self, attention: nn.Module, vectors: Tensor):
+        self.attention = attention
+        self.vectors = vectors
+
+    @cached_property
+    def projected(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [M, H, L, d]."""
+        keys, values = self.attention.k(self.vectors), self.attention.v(self.vectors)
+        return split(keys, self.attention.n_heads), split(values, self.attention.n_heads)
+
+    def attend(self, queries: Tensor, bias: Tensor, dropout: float) -> Tensor:
+        """Queries [M or 1, H, Q, d] -> [M, H, Q, d].
+
+        q (x K)^T = (q K^T) x^T: where there are fewer queries than a head is wide, it is they that go through the
+        maps of keys and values, and the states x are met as they are.
+        """
+        count, width = queries.shape[-2:]
+        if count >= width:
+            keys, values = self.projected
+            return weights(queries @ keys.mT + bias, dropout) @ values
+        key, value = (part.weight.unflatten(0, (-1, width)) for part in (self.attention.k, self.attention.v))
+        wide = torch.einsum("mhqd,hdw->mhqw", queries, key)  # [M or 1, H, Q, D]
+        logits = (wide.flatten(1, 2) @ self.vectors.mT).unflatten(1, (-1, count))  # [M, H, Q, L]
+        share = weights(logits + bias, dropout).flatten(1, 2).to(self.vectors.dtype)  # [M, H Q, L]
+        return torch.einsum("mhqw,hdw->mhqd", (share @ self.vectors).unflatten(1, (-1, count)), value)
 
 
 def refuse_others(family: str, source: str) -> None:
