@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from poly_agents import maths
 from poly_agents.agent import RankerAgent
 from poly_agents.options import at_least, option
-from poly_agents.ranker import Ranker, states
+from poly_agents.ranker import Ranker, Views, states
 from poly_agents.reduction import ReductionOptions
 from poly_agents.tokens import Tokens
 
@@ -64,9 +64,12 @@ class BiRanker(Ranker):
     def encode(self, candidates: Tokens) -> Tensor:
         return self.vector(self.candidate_encoder, candidates)  # [N, D]
 
-    def score(self, contexts: Tokens, kept: Tensor) -> Tensor:
-        scores = maths.dot(self.vector(self.context_encoder, contexts), kept)  # [B, C]
-        return scores * self.options.bi_scale if self.options.bi_cosine else scores
+    def prepare(self, contexts: Tokens) -> Views:
+        vectors = self.vector(self.context_encoder, contexts).unsqueeze(1)  # [B, 1, D]
+        return Views(vectors * self.options.bi_scale if self.options.bi_cosine else vectors)
+
+    def match(self, prepared: Views, kept: Tensor) -> Tensor:
+        return maths.poly(prepared.vectors, kept)  # [B, C]
 
 
 class BiAgent(RankerAgent):

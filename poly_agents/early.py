@@ -17,7 +17,7 @@ from poly_agents import maths
 from poly_agents.agent import RankerAgent
 from poly_agents.backbone import by_length
 from poly_agents.options import at_least, option
-from poly_agents.ranker import Ranker, RankerOptions
+from poly_agents.ranker import Ranker, RankerOptions, Views
 from poly_agents.tokens import Tokens
 
 
@@ -57,8 +57,11 @@ class EarlyRanker(Ranker):
     def encode(self, candidates: Tokens) -> Tensor:
         return self.vector(self.candidate_encoder, candidates)  # [N, D]
 
-    def score(self, contexts: Tokens, kept: Tensor) -> Tensor:
-        return self.options.early_scale * maths.dot(self.vector(self.context_encoder, contexts), kept)  # [B, C]
+    def prepare(self, contexts: Tokens) -> Views:
+        return Views(self.options.early_scale * self.vector(self.context_encoder, contexts).unsqueeze(1))  # [B, 1, D]
+
+    def match(self, prepared: Views, kept: Tensor) -> Tensor:
+        return maths.poly(prepared.vectors, kept)  # [B, C]
 
 
 class EarlyAgent(RankerAgent):

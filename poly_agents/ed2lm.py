@@ -114,8 +114,8 @@ class Ed2lmRanker(Ranker):
     def encode(self, candidates: Tokens) -> TokenStates | Tokens:
         return self.states(candidates) if self.encodes_candidates else candidates
 
-    def score(self, contexts: Tokens, kept: TokenStates | Tokens) -> Tensor:
-        return self.read(contexts, kept, self.reduce).squeeze(-1)
+    def match(self, prepared: Tokens, kept: TokenStates | Tokens) -> Tensor:
+        return self.read(prepared, kept, self.reduce).squeeze(-1)
 
     def learn(self, contexts, kept, index, labels):
         options = self.options

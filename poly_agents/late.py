@@ -52,12 +52,14 @@ class LateRanker(Ranker):
     def encode(self, candidates: Tokens) -> TokenStates:
         return self.vectors(self.candidate_encoder, candidates)  # [N, L', D]
 
-    def score(self, contexts: Tokens, kept: TokenStates) -> Tensor:
-        context = self.vectors(self.context_encoder, contexts)
-        scores = maths.maxsim(*context, *kept)  # [B, C]
+    def prepare(self, contexts: Tokens) -> TokenStates:
+        return self.vectors(self.context_encoder, contexts)
+
+    def match(self, prepared: TokenStates, kept: TokenStates) -> Tensor:
+        scores = maths.maxsim(*prepared, *kept)  # [B, C]
         if not self.options.late_scale:
             return scores
-        return scores * (self.options.late_scale / context.mask.sum(-1, keepdim=True))
+        return scores * (self.options.late_scale / prepared.mask.sum(-1, keepdim=True))
 
 
 class LateAgent(RankerAgent):

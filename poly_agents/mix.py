@@ -130,26 +130,26 @@ class MixRanker(Ranker):
             vectors = by_length(lambda part: encoder(part, self.specials)[:, : len(self.specials)], rest)
         return vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype)  # [N, K, D]
 
-    def score(self, contexts: Tokens, kept: Tensor) -> Tensor:
-        framed = self.frame.wrap(contexts)
-        with self.context_encoder.autocast(framed.ids.device):
-            seen = self.contexts(framed)
-            if torch.is_grad_enabled():
-                return self.interact(kept, seen)
-            size = seen[0].keys.shape[:3].numel() * (1 + kept.shape[2])  # weights of one candidate
-            slices = kept.split(max(1, WEIGHTS // size), dim=1)
-            return torch.cat([self.interact(part, seen) for part in slices], -1)  # [B, C]
-
-    def contexts(self, framed: Tokens) -> list[Seen]:
+    def prepare(self, contexts: Tokens) -> list[Seen]:
         """Run the contexts up to the last interaction layer's door; what each such layer sees of them."""
+        framed = self.frame.wrap(contexts)
         encoder, doors = self.context_encoder, [number - 1 for number in self.layers]
-        hidden = by_length(lambda part: torch.stack(encoder.hidden(part, doors), 2), framed)  # [B, L, J, D]
-        layers = read(encoder)
-        seen = []
-        for number, entering in zip(doors, hidden.unbind(2), strict=True):
-            pair = (split(part(entering), layers[number].heads) for part in (layers[number].key, layers[number].value))
-            seen.append(Seen(*pair, framed.mask[:, None, None]))
+        layers, seen = read(encoder), []
+        with encoder.autocast(framed.ids.device):
+            hidden = by_length(lambda part: torch.stack(encoder.hidden(part, doors), 2), framed)  # [B, L, J, D]
+            for number, entering in zip(doors, hidden.unbind(2), strict=True):
+                layer = layers[number]
+                pair = (split(part(entering), layer.heads) for part in (layer.key, layer.value))
+                seen.append(Seen(*pair, framed.mask[:, None, None]))
         return seen
+
+    def match(self, prepared: list[Seen], kept: Tensor) -> Tensor:
+        with self.context_encoder.autocast(kept.device):
+            if torch.is_grad_enabled():
+                return self.interact(kept, prepared)
+            size = prepared[0].keys.shape[:3].numel() * (1 + kept.shape[2])  # weights of one candidate
+            slices = kept.split(max(1, WEIGHTS // size), dim=1)
+            return torch.cat([self.interact(part, prepared) for part in slices], -1)  # [B, C]
 
     def interact(self, kept: Tensor, contexts: list[Seen]) -> Tensor:
         """Scores [B, C] of kept candidates [G, C, K, D]."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from poly_agents import maths
 from poly_agents.agent import RankerAgent
 from poly_agents.options import at_least, option
-from poly_agents.ranker import Ranker, states
+from poly_agents.ranker import Ranker, Views, states
 from poly_agents.reduction import ReductionOptions
 from poly_agents.tokens import Tokens
 
@@ -48,10 +48,12 @@ class PolyRanker(Ranker):
         framed = self.frame.wrap(candidates)
         return states(self.candidate_encoder, framed, self.options.reduce)  # [N, D]
 
-    def score(self, contexts: Tokens, kept: Tensor) -> Tensor:
+    def prepare(self, contexts: Tokens) -> Views:
         framed = self.frame.wrap(contexts)
-        views = states(self.context_encoder, framed, self.views)  # [B, K, D]
-        return maths.poly(views, kept, self.real_views(framed.mask))  # [B, C]
+        return Views(states(self.context_encoder, framed, self.views), self.real_views(framed.mask))
+
+    def match(self, prepared: Views, kept: Tensor) -> Tensor:
+        return maths.poly(prepared.vectors, kept, prepared.mask)  # [B, C]
 
     def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """m views of the states [N, L, D] of each row: [N, K, D]. A short row's missing ones are repeats."""

@@ -45,6 +45,13 @@ class TokenStates(NamedTuple):
     mask: Tensor  # [..., L] bool
 
 
+class Views(NamedTuple):
+    """Contexts whose scores are `maths.poly` of these vectors and a candidate's one."""
+
+    vectors: Tensor  # [B, K, D]
+    mask: Tensor | None = None  # [B, K] bool; None: all are real
+
+
 class Learnt(NamedTuple):
     """What a training step gets back."""
 
@@ -93,9 +100,17 @@ class Ranker(nn.Module, ABC):
     def encode(self, candidates: Tokens) -> Any:
         """Bare candidates [N, L] -> what is kept of each, [N, ...]."""
 
+    def prepare(self, contexts: Tokens) -> Any:
+        """Bare contexts [B, L] -> what a score needs of them; `Views` where inner products are all that counts."""
+        return contexts
+
     @abstractmethod
+    def match(self, prepared: Any, kept: Any) -> Tensor:
+        """Prepared contexts and kept candidates [G, C, ...], G = 1 or B -> scores [B, C]."""
+
     def score(self, contexts: Tokens, kept: Any) -> Tensor:
         """Bare contexts [B, L] and kept candidates [G, C, ...], G = 1 or B -> scores [B, C]."""
+        return self.match(self.prepare(contexts), kept)
 
     def forward(self, contexts: Tokens, candidates: Tokens, index: Tensor | None = None) -> Tensor:
         """Score contexts [B, L] against candidates [N, L]: all of them, or those of `index` [G, C]."""

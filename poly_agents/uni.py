@@ -61,14 +61,14 @@ class UniRanker(Ranker):
         framed = self.frame.wrap(candidates)
         return framed._replace(segments=framed.mask.long())
 
-    def score(self, contexts: Tokens, kept: Tokens) -> Tensor:
+    def match(self, prepared: Tokens, kept: Tokens) -> Tensor:
         most = int(kept.mask.any(-1).sum(-1).max())
         if most > self.options.uni_pool:
             raise ValueError(
                 f"a context has {most} candidates, --uni-pool allows {self.options.uni_pool}; rank the best of another "
                 "system, give fewer (-ecands inline, or a shorter -fcp FILE), or raise --uni-pool if memory allows"
             )
-        framed = self.frame.wrap(contexts)
+        framed = self.frame.wrap(prepared)
         pools = Tokens(*(part.expand(len(framed.ids), -1, -1) for part in kept))  # [B, C, L']
         budget = TOKEN_BUDGET.get(framed.ids.device.type, 2048)
         rows = max(1, budget // (framed.mask.shape[1] + kept.mask[0].numel()))

@@ -1,0 +1,147 @@
+"""Searches: `exact` against a sort of all scores, `certified` against `exact`, `fast` for what it says of itself."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from poly_agents import clusters, maths, search
+from poly_agents.poly import PolyRanker
+from poly_agents.ranker import Views
+from poly_agents.store import build
+from poly_agents.vectors import Vectors
+from tests.conftest import all_rankers, make_ranker
+
+WIDTH, COUNT = 23, 7
+PRECISIONS = ["float32", "bfloat16", "int8"]
+
+
+def candidates(number: int) -> torch.Tensor:
+    """Vectors in some clumps, [N, D]."""
+    draw = torch.Generator().manual_seed(number)
+    clumps = torch.randn(11, WIDTH, generator=draw)
+    return clumps[torch.arange(number) % 11] + 0.3 * torch.randn(number, WIDTH, generator=draw)
+
+
+def views(contexts: int, count: int, spread: float = 0.3) -> Views:
+    draw = torch.Generator().manual_seed(count)
+    middle = torch.randn(contexts, 1, WIDTH, generator=draw)
+    mask = torch.ones(contexts, count, dtype=torch.bool)
+    mask[0, 1:] = count < 4
+    return Views(middle + spread * torch.randn(contexts, count, WIDTH, generator=draw), mask)
+
+
+@pytest.fixture
+def small_slices(monkeypatch):
+    """Slices and batches that a few hundred candidates make many of."""
+    for name, value in {"ROWS": 37, "BATCH": 5, "SEEDS": 2, "RANK": 3}.items():
+        monkeypatch.setattr(search, name, value)
+    monkeypatch.setattr("poly_agents.store.ROWS", 101)
+
+
+def stored(tmp_path, precision: str, number: int = 613):
+    """A store of made-up vectors; a candidate's text is its number."""
+    vectors = candidates(number)
+    lines = ({"text": str(row)} for row in range(number))
+    return build(tmp_path / "store", lines, lambda texts: vectors[list(map(int, texts))], "test", precision)
+
+
+def everything(store, prepared: Views) -> torch.Tensor:
+    """Scores of all candidates as they are kept, [B, N]."""
+    kept = torch.cat([part for _, part in store.vectors.slices(100)]).float()
+    return maths.poly(prepared.vectors, kept.unsqueeze(0), prepared.mask)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("count", [1, 3, 19])
+def test_exact_and_certified_find_the_best_of_a_sort_of_all(tmp_path, small_slices, precision, count):
+    store, prepared = stored(tmp_path, precision), views(3, count)
+    scores, rows = everything(store, prepared).sort(descending=True, stable=True)
+    found = search.exact(None, prepared, store.vectors, COUNT)
+    assert_close(found.scores, scores[:, :COUNT], atol=1e-5, rtol=1e-5)
+    assert found.rows.equal(rows[:, :COUNT])
+    proven = search.certified(prepared, clusters.of(store), COUNT)
+    assert proven.rows.equal(found.rows)
+    assert_close(proven.scores, found.scores, atol=1e-5, rtol=1e-5)
+
+
+def test_certified_leaves_most_of_a_clustered_store_unread(tmp_path, small_slices):
+    prepared = views(3, 19, spread=0.05)
+    found = search.certified(prepared, clusters.of(stored(tmp_path, "float32")), 2)
+    assert found.scored < 0.3
+    assert found.read < 0.9
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_no_bound_is_ever_below_what_it_bounds(tmp_path, small_slices, precision):
+    store = stored(tmp_path, precision)
+    held = clusters.of(store)
+    for query in search.queries_of(views(5, 19, spread=1.0), search.computed_in(held.vectors.dtype)):
+        block = held.block(0, len(store))
+        true = (block.numbers(torch.arange(len(store))).double() @ query.views.T.double()).amax(-1)
+        largest = block.scaled(block.products(query.rounded).amax(-1))
+        for bound in (query.bound(largest, block.norms), search.Basis(query).bound(block)):
+            assert (bound.double() >= true).all()
+        for number, radius in enumerate(held.radii):
+            own = held.block(int(held.starts[number]), int(held.starts[number + 1]))
+            far = own.numbers(torch.arange(len(own.vectors))) - held.centres[number]
+            assert (far.norm(dim=-1) <= radius).all()
+
+
+def test_equal_scores_keep_the_order_of_their_rows(tmp_path, small_slices):
+    vectors = candidates(5)[torch.arange(300) % 5]
+    held = Vectors.of(vectors, "float32")
+    found = search.exact(None, views(2, 3), held, 70)
+    for row, line in zip(found.rows, found.scores, strict=True):
+        groups = [row[line == value].tolist() for value in line.unique()]
+        assert all(group == sorted(group) for group in groups)
+
+
+def test_fewer_candidates_than_asked_for(tmp_path):
+    store = stored(tmp_path, "float32", 3)
+    for found in (
+        search.exact(None, views(2, 5), store.vectors, 5),
+        search.certified(views(2, 5), clusters.of(store), 5),
+    ):
+        assert found.rows[:, 3:].eq(-1).all()
+        assert found.rows[:, :3].sort().values.equal(torch.arange(3).expand(2, -1))
+
+
+def test_fast_reads_its_share_and_finds_what_is_near(tmp_path, small_slices):
+    store, prepared = stored(tmp_path, "bfloat16"), views(3, 5, spread=0.1)
+    held = clusters.of(store)
+    exact = search.exact(None, prepared, store.vectors, COUNT)
+    some, whole = (search.fast(prepared, held, COUNT, share) for share in (0.2, 1.0))
+    assert some.read < 0.4
+    assert whole.rows.equal(exact.rows)
+    assert (some.rows.unsqueeze(-1) == exact.rows.unsqueeze(1)).any(-1).float().mean() > 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(all_rankers()))
+def test_every_ranker_that_keeps_candidates_is_searched_in_slices(name, backbones, texts, tmp_path, monkeypatch):
+    from poly_agents.tokenizer import Tokenizer
+    from poly_agents.tokens import pad
+
+    kind = all_rankers()[name]
+    tokenizer = Tokenizer.pretrained(backbones[kind])
+    ranker = make_ranker(kind, backbones[kind], tokenizer)
+    if not kind.caches(ranker.options):
+        pytest.skip("keeps nothing of a candidate")
+    monkeypatch.setattr(search, "ROWS", 5)
+    ids = texts(3, 11, 1, 6, 2, 9, 4, 4, 8, 5, 7, 12, 1, 2, 3)
+    kept, contexts = ranker.encode_texts(ids), pad(texts(7, 2))
+    scores, rows = ranker.score(contexts, search.each(lambda part: part.unsqueeze(0), kept)).sort(descending=True)
+    found = search.exact(ranker, ranker.prepare(contexts), Vectors.of(kept, "float32"), COUNT)
+    assert found.rows.equal(rows[:, :COUNT])
+    assert_close(found.scores, scores[:, :COUNT], atol=1e-5, rtol=1e-5)
+
+
+def test_a_poly_encoder_s_masked_views_are_no_views(tiny, tokenizer, texts):
+    from poly_agents.tokens import pad
+
+    ranker = make_ranker(PolyRanker, tiny, tokenizer, poly_codes=9, poly_views="last")
+    kept = ranker.encode_texts(texts(*range(1, 30)))
+    prepared = ranker.prepare(pad(texts(2, 13)))
+    rows = ranker.match(prepared, kept.unsqueeze(0)).argsort(descending=True)
+    found = search.exact(ranker, prepared, Vectors.of(kept, "float32"), COUNT)
+    assert found.rows.equal(rows[:, :COUNT])

@@ -1,0 +1,213 @@
+"""The candidate store: nothing encoded twice, nothing stale or damaged used, nothing lost by a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from poly_agents import store as stores
+from poly_agents.ranker import TokenStates
+from poly_agents.store import Damaged, Store, build, read_candidates
+from poly_agents.vectors import Vectors
+
+
+class Encoder:
+    """Vectors that tell a text, and what it was asked for."""
+
+    def __init__(self, ragged: bool = False):
+        self.asked: list[str] = []
+        self.ragged = ragged
+
+    def __call__(self, texts: list[str]):
+        self.asked += texts
+        rows = [torch.tensor([[float(len(t)), float(sum(map(ord, t)) % 97), 1.0]]) for t in texts]
+        if not self.ragged:
+            return torch.cat(rows)
+        lengths = torch.tensor([len(text) for text in texts])
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+        return TokenStates(torch.stack([row.expand(mask.shape[1], -1) for row in rows]), mask)
+
+
+def lines(*texts: str) -> list[dict]:
+    return [{"text": text} for text in texts]
+
+
+def words(start: int, stop: int) -> list[str]:
+    return [f"text {'x' * (number % 7)} {number}" for number in range(start, stop)]
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch):
+    monkeypatch.setattr(stores, "ROWS", 13)
+    monkeypatch.setattr(stores, "CHUNK", 5)
+
+
+def contents(store: Store) -> dict[str, list]:
+    vectors = torch.cat([part for _, part in store.vectors.slices(4)])
+    return {text: vector.tolist() for text, vector in zip(store.texts, vectors, strict=True)}
+
+
+def test_every_candidate_keeps_its_vector_its_text_and_all_else_it_has(tmp_path):
+    given = [{"text": text, "id": f"n{number}", "tags": [number]} for number, text in enumerate(words(0, 40))]
+    encode = Encoder()
+    store = build(tmp_path / "s", iter(given), encode, "model", "float32")
+    assert len(store) == 40
+    assert len(store.segments) == 4
+    assert sorted((store[row] for row in range(40)), key=lambda c: c["tags"]) == given
+    for text, vector in contents(store).items():
+        assert vector == Encoder()([text])[0].tolist()
+    rows = store.rows_of([words(0, 40)[7], "not there", words(0, 40)[31]])
+    assert [store[row]["id"] for row in (rows[0], rows[2])] == ["n7", "n31"]
+    assert rows[1] == -1
+
+
+def test_what_is_there_is_not_encoded_again(tmp_path):
+    encode = Encoder()
+    build(tmp_path / "s", lines(*words(0, 40)), encode, "model")
+    assert sorted(encode.asked) == sorted([*words(0, 40), *encode.asked[:13]])  # the first ones tell the size
+    for changed, new in ((words(0, 40), []), (words(0, 50), words(40, 50)), (words(5, 45), [])):
+        encode.asked.clear()
+        store = build(tmp_path / "s", lines(*changed), encode, "model")
+        assert set(encode.asked) == set(new)
+        assert sorted(store.texts) == sorted(changed)
+    encode.asked.clear()
+    store = build(tmp_path / "s", lines("one more"), encode, "model", keep=True)
+    assert set(encode.asked) == {"one more"}
+    assert sorted(store.texts) == sorted([*words(5, 45), "one more"])
+    assert contents(store) == {text: Encoder()([text])[0].tolist() for text in store.texts}
+    listed = {path for segment in store.segments for path in stores.paths(store.folder, segment)}
+    assert {p for p in store.folder.iterdir() if p.name not in ("store.json", "lock")} == listed
+
+
+def test_equal_candidates_are_one(tmp_path):
+    store = build(tmp_path / "s", lines(*words(0, 20), *words(0, 20), *words(10, 30)), Encoder(), "model")
+    assert sorted(store.texts) == sorted(words(0, 30))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_token_states_keep_every_token_and_no_padding(tmp_path, precision):
+    store = build(tmp_path / "s", lines(*words(0, 30)), Encoder(ragged=True), "model", precision)
+    assert sum(len(part["vectors"]) for part in store.vectors.segments) == sum(map(len, words(0, 30)))
+    for first, kept in store.vectors.slices(4):
+        texts = [store.texts[first + number] for number in range(len(kept.mask))]
+        assert kept.mask.sum(-1).tolist() == [len(text) for text in texts]
+        for text, vectors, mask in zip(texts, *kept, strict=True):
+            true = Encoder()([text]).expand(len(text), -1)
+            assert_close(vectors[mask].float(), true, atol=0.6 if precision != "float32" else 0, rtol=0)
+
+
+def test_another_model_or_precision_makes_it_anew(tmp_path):
+    build(tmp_path / "s", lines(*words(0, 20)), Encoder(), "model", "float32")
+    with pytest.raises(ValueError, match="made by another model"):
+        Store(tmp_path / "s", "other")
+    for maker, precision in (("other", "float32"), ("other", "int8")):
+        encode = Encoder()
+        store = build(tmp_path / "s", lines(*words(0, 20)), encode, maker, precision)
+        assert set(encode.asked) == set(words(0, 20))
+        assert store.precision == precision
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".jsonl"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_damaged_segment_is_refused_by_name_and_made_anew_alone(tmp_path, suffix, harm):
+    store = build(tmp_path / "s", lines(*words(0, 40)), Encoder(), "model")
+    path = tmp_path / "s" / f"{store.segments[1].name}{suffix}"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.unlink()
+    if harm != "gone":
+        path.write_bytes(data if harm == "flip" else data[:-3])
+    with pytest.raises(Damaged, match=path.name):
+        Store(tmp_path / "s", "model")
+    encode = Encoder()
+    again = build(tmp_path / "s", lines(*words(0, 40)), encode, "model")
+    assert set(encode.asked) == set(map(store.texts.__getitem__, range(13, 26)))
+    assert contents(again) == {text: Encoder()([text])[0].tolist() for text in words(0, 40)}
+
+
+def test_a_folder_of_something_else_and_an_empty_pool_are_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="a folder of something else"):
+        build(tmp_path, lines("a"), Encoder(), "model")
+    with pytest.raises(ValueError, match="no candidates"):
+        build(tmp_path / "s", [], Encoder(), "model")
+    with pytest.raises(ValueError, match="float32, bfloat16, int8"):
+        build(tmp_path / "s", lines("a"), Encoder(), "model", "int4")
+
+
+def test_candidates_are_read_from_text_and_json_lines(tmp_path):
+    (tmp_path / "c.txt").write_text('one\n\n  two \n{"text": "three"}\n', encoding="utf-8")
+    assert [c["text"] for c in read_candidates(tmp_path / "c.txt")] == ["one", "two", '{"text": "three"}']
+    (tmp_path / "c.jsonl").write_text('{"text": "one", "id": 7}\n\n{"text": "two"}\n', encoding="utf-8")
+    assert list(read_candidates(tmp_path / "c.jsonl")) == [{"text": "one", "id": 7}, {"text": "two"}]
+    for bad in ("nothing", "[1]", '{"id": 3}', '{"text": ""}', '{"text": 4}'):
+        (tmp_path / "bad.jsonl").write_text(f'{{"text": "one"}}\n{bad}\n', encoding="utf-8")
+        with pytest.raises(ValueError, match=r"bad\.jsonl, line 2"):
+            list(read_candidates(tmp_path / "bad.jsonl"))
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from poly_agents import store
+from tests.test_store import Encoder, lines, words
+store.ROWS, store.CHUNK = 13, 5
+encode = Encoder()
+def slowly(texts):
+    time.sleep(0.02)
+    return encode(texts)
+built = store.build(sys.argv[1], lines(*words(0, 200)), slowly, "model", progress=False)
+print(len(built), len(encode.asked))
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(folder)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path):
+    folder, done = tmp_path / "s", 0
+    for wanted in (2, 5):
+        process = start(folder)
+        while done < wanted:
+            time.sleep(0.01)
+            header = stores.read_header(folder)
+            done = len(header["segments"]) if header else 0
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = len(stores.read_header(folder)["segments"])
+    encode = Encoder()
+    store = build(folder, lines(*words(0, 200)), encode, "model")
+    assert len(encode.asked) <= 200 - 13 * done + 13
+    assert contents(store) == {text: Encoder()([text])[0].tolist() for text in words(0, 200)}
+
+
+def test_two_processes_build_it_once_and_share_it(tmp_path):
+    both = [start(tmp_path / "s") for _ in range(2)]
+    found = sorted(tuple(map(int, process.communicate()[0].split())) for process in both)
+    assert found == [(200, 0), (200, 213)]
+
+
+def test_a_store_stays_readable_while_another_process_changes_it(tmp_path):
+    first = build(tmp_path / "s", lines(*words(0, 40)), Encoder(), "model")
+    build(tmp_path / "s", lines(*words(30, 60)), Encoder(), "model")
+    assert contents(first) == {text: Encoder()([text])[0].tolist() for text in words(0, 40)}
+
+
+def test_vectors_in_memory_are_the_same_rows(tmp_path):
+    kept = Encoder()(words(0, 30))
+    store = build(tmp_path / "s", lines(*words(0, 30)), Encoder(), "model", "int8")
+    held = Vectors.of(kept, "int8")
+    mine = torch.cat([part for _, part in held.slices(7)])
+    theirs = torch.cat([part for _, part in store.vectors.slices(7)])
+    assert_close(mine[[words(0, 30).index(text) for text in store.texts]], theirs)
+    assert json.loads((tmp_path / "s" / "store.json").read_text())["precision"] == "int8"
