@@ -132,14 +132,14 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Tokens, before: Tensor | None = None) -> Tensor:
         """Framed tokens [N, L] -> states [N, L, D] in float32; with vectors [K, D] `before` them, [N, K + L, D]."""
-        if before is None and packed.suits(self, tokens):
-            return self._packed(tokens, [len(self.layers)])[0]
+        if before is None and self._packs(tokens):
+            return self._copies.run(self, tokens, [len(self.layers)])[0]
         return self._run(self.model, tokens, before).last_hidden_state.float()
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
         """States [N, L, D] after some of the layers; 0: before the first. Layers above the last one are not run."""
-        if packed.suits(self, tokens):
-            return self._packed(tokens, after)
+        if self._packs(tokens):
+            return self._copies.run(self, tokens, after)
         found: list[Tensor] = []
 
         def keep(layer, args, kwargs):  # transformers' own way of it hooks into layers for good, and these are shared
@@ -171,10 +171,13 @@ class Backbone(nn.Module):
         with self.autocast(tokens.ids.device):
             return model(attention_mask=tokens.mask.long(), **inputs)
 
-    def _packed(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
-        if self._copies is None or self._copies.made_of != packed.signature(self):
+    def _packs(self, tokens: Tokens) -> bool:
+        """Whether to run without padding now; then the copies are those of the weights as they are."""
+        if not packed.suits(self, tokens):
+            self._copies = None  # to learn, perhaps: a fused optimiser changes weights and leaves no mark
+        elif self._copies is None or self._copies.made_of != packed.signature(self):
             self._copies = packed.Copies(self)
-        return self._copies.run(self, tokens, after)
+        return self._copies is not None
 
     def _below(self, count: int) -> nn.Module:
         """The model's first layers, as a copy that shares every weight."""
