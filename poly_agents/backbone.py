@@ -133,13 +133,17 @@ class Backbone(nn.Module):
     def forward(self, tokens: Tokens, before: Tensor | None = None) -> Tensor:
         """Framed tokens [N, L] -> states [N, L, D] in float32; with vectors [K, D] `before` them, [N, K + L, D]."""
         if before is None and self._packs(tokens):
-            return self._copies.run(self, tokens, [len(self.layers)])[0]
+            return self._copies.hidden(self, tokens, [len(self.layers)])[0]
         return self._run(self.model, tokens, before).last_hidden_state.float()
+
+    def first(self, tokens: Tokens) -> Tensor:
+        """The states of each row's first token, [N, D]."""
+        return self._copies.first(self, tokens) if self._packs(tokens) else self(tokens)[:, 0]
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
         """States [N, L, D] after some of the layers; 0: before the first. Layers above the last one are not run."""
         if self._packs(tokens):
-            return self._copies.run(self, tokens, after)
+            return self._copies.hidden(self, tokens, after)
         found: list[Tensor] = []
 
         def keep(layer, args, kwargs):  # transformers' own way of it hooks into layers for good, and these are shared

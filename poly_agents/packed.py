@@ -48,6 +48,15 @@ class Run(NamedTuple):
     length: int
 
 
+class Batch(NamedTuple):
+    """What the first layer takes."""
+
+    states: Tensor  # [T, D]
+    runs: list[Run]
+    bias: Tensor | None  # [1, H, L, L], added to the logits
+    real: Real
+
+
 class Packed:
     """One layer."""
 
@@ -55,14 +64,17 @@ class Packed:
         self.heads = layer.heads
         self.asked = Product([layer.query, layer.key, layer.value], dtype)
         self.out, self.up, self.down = (Product([part], dtype) for part in (layer.out, layer.up, layer.down))
-        self.norms = [
-            (part.weight.to(dtype), part.bias.to(dtype), part.eps) for part in (layer.attention_norm, layer.output_norm)
-        ]
+        norms = layer.attention_norm, layer.output_norm
+        self.norms = [(part.weight.to(dtype), part.bias.to(dtype), part.eps) for part in norms]
         self.activation = None if isinstance(layer.activation, GELUActivation) else layer.activation
+        self.attention = products if dtype == torch.bfloat16 else scaled_dot_product_attention
 
-    def __call__(self, states: Tensor, runs: Sequence[Run], bias: Tensor | None) -> Tensor:
-        """[T, D] -> [T, D]; `bias` [1, H, L, L] is added to the logits."""
-        states = self.norm(0, self.out.onto(self.attend(self.asked(states), runs, bias), states))
+    def __call__(self, states: Tensor, batch: Batch, first: bool = False) -> Tensor:
+        """[T, D] -> [T, D]; with `first` each text's first token alone, [N, D]."""
+        attended = self.attend(self.asked(states), batch, first)
+        if first:
+            states = torch.cat([part[:, 0] for part in texts(states, batch.runs)])
+        states = self.norm(0, self.out.onto(attended, states))
         wide = self.up(states, "gelu") if self.activation is None else self.activation(self.up(states))
         return self.norm(1, self.down.onto(wide, states))
 
@@ -70,15 +82,27 @@ class Packed:
         weight, bias, eps = self.norms[number]
         return nn.functional.layer_norm(states, weight.shape, weight, bias, eps)
 
-    def attend(self, asked: Tensor, runs: Sequence[Run], bias: Tensor | None) -> Tensor:
-        """Queries, keys and values [T, 3 D] -> what the heads have attended to, [T, D]."""
+    def attend(self, asked: Tensor, batch: Batch, first: bool) -> Tensor:
+        """Queries, keys and values [T, 3 D] -> what the heads have attended to, [T, D] or [N, D]."""
         parts = []
-        for run, part in zip(runs, asked.split([run.texts * run.length for run in runs]), strict=True):
-            heads = part.view(*run, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [3, n, H, L, d]
-            mask = None if bias is None else bias[..., : run.length, : run.length]
-            attended = scaled_dot_product_attention(*heads, attn_mask=mask)
-            parts.append(attended.transpose(1, 2).reshape(len(part), -1))
+        for part in texts(asked, batch.runs):
+            queries, keys, values = part.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [n, H, L, d]
+            queries = queries[:, :, :1] if first else queries
+            bias = None if batch.bias is None else batch.bias[..., : queries.shape[2], : keys.shape[2]]
+            parts.append(self.attention(queries, keys, values, bias).transpose(1, 2).flatten(2).flatten(0, 1))
         return torch.cat(parts)
+
+
+def products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """torch's own attention in two products: in bfloat16, which oneDNN multiplies, a third faster than in one."""
+    logits = (queries * queries.shape[-1] ** -0.5) @ keys.mT
+    return (logits if bias is None else logits + bias).softmax(-1) @ values
+
+
+def texts(rows: Tensor, runs: Sequence[Run]) -> list[Tensor]:
+    """The texts of each run apart: [T, D] -> [n, L, D] each."""
+    parts = rows.split([run.texts * run.length for run in runs])
+    return [part.view(*run, -1) for part, run in zip(parts, runs, strict=True)]
 
 
 class Copies:
@@ -88,20 +112,34 @@ class Copies:
         self.made_of = signature(encoder)
         self.layers = [Packed(layer, encoder.dtype) for layer in layers.read(encoder)]
 
-    def run(self, encoder: "Backbone", tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
+    def hidden(self, encoder: "Backbone", tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
         """States [N, L, D] in float32 after some of the layers, zeros for padding; 0: before the first."""
-        real = Real.of(tokens.mask)
-        places = tokens.mask.cumsum(-1) - 1
-        inputs = (real.pack(part).unsqueeze(0) for part in (tokens.ids, places, tokens.segments))  # [1, T] each
-        states = layers.embed(encoder, *inputs).squeeze(0).to(encoder.dtype)  # [T, D]
-        runs = [Run(len(list(same)), length) for length, same in groupby(tokens.mask.sum(-1).tolist()) if length]
-        bias = None
-        if layers.relative(encoder):
-            bias = encoder.model.encoder.compute_position_bias(tokens.mask[:1].unsqueeze(-1)).to(encoder.dtype)
-        found = {0: states}
+        batch = pack(encoder, tokens)
+        found = {0: (states := batch.states)}
         for number, layer in enumerate(self.layers[: max(after)], 1):
-            found[number] = states = layer(states, runs, bias)
-        return [real.unpack(found[number].float()) for number in after]
+            found[number] = states = layer(states, batch)
+        return [batch.real.unpack(found[number].float()) for number in after]
+
+    def first(self, encoder: "Backbone", tokens: Tokens) -> Tensor:
+        """The last states of each row's first token, [N, D] in float32: the last layer is run for them alone."""
+        batch = pack(encoder, tokens)
+        states = batch.states
+        for number, layer in enumerate(self.layers, 1):
+            states = layer(states, batch, first=number == len(self.layers))
+        return Real.of(tokens.mask.any(-1)).unpack(states.float())
+
+
+def pack(encoder: "Backbone", tokens: Tokens) -> Batch:
+    """Embed framed tokens [N, L]; rows of equal length should follow one another."""
+    real = Real.of(tokens.mask)
+    places = tokens.mask.cumsum(-1) - 1
+    inputs = (real.pack(part).unsqueeze(0) for part in (tokens.ids, places, tokens.segments))  # [1, T] each
+    states = layers.embed(encoder, *inputs).squeeze(0).to(encoder.dtype)
+    lengths = groupby(tokens.mask.sum(-1).tolist())
+    bias = None
+    if layers.relative(encoder):
+        bias = encoder.model.encoder.compute_position_bias(tokens.mask[:1].unsqueeze(-1)).to(encoder.dtype)
+    return Batch(states, [Run(len(list(same)), length) for length, same in lengths if length], bias, real)
 
 
 def signature(encoder: "Backbone") -> list[tuple[int, int]]:
