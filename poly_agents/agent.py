@@ -171,6 +171,11 @@ class RankerAgent(TorchRankerAgent):
         """The model without its wrapper of distributed training."""
         return getattr(self.model, "module", self.model)
 
+    @classmethod
+    def optim_opts(cls):
+        """ParlAI's choices; AdamW in one pass over the weights."""
+        return super().optim_opts() | {"adamw": partial(torch.optim.AdamW, fused=True)}
+
     def build_lr_scheduler(self, states=None, hard_reset=False):
         if hard_reset:
             self.examples_seen.clear()
@@ -231,6 +236,7 @@ class RankerAgent(TorchRankerAgent):
 
     def load(self, path):
         saved = checkpoint.read(path)
+        self.encoded.clear()
         self.ranker_module.load_tensors(saved.weights, path)
         for task, count in saved.header["examples_seen"].items():
             self.examples_seen[task] = count // num_workers()
@@ -262,7 +268,7 @@ class RankerAgent(TorchRankerAgent):
         source = self.opt["candidates" if "labels" in obs else "eval_candidates"]
         if source in ("inline", "batch-all-cands") and obs.get("label_candidates"):
             obs.force_set("label_candidates", list(obs["label_candidates"]))
-            obs["label_candidates_vecs"] = [i[:truncate] for i in self.dict.words.ids_of(obs["label_candidates"])]
+            obs["label_candidates_vecs"] = [self.dict.ids(text)[:truncate] for text in obs["label_candidates"]]
         return obs
 
     def is_valid(self, obs):
@@ -384,6 +390,15 @@ class RankerAgent(TorchRankerAgent):
             self.encoded[source] = each(lambda part: part.to(self.ranker_module.device), kept)
         return self.encoded[source]
 
+    def _kept(self, found: Pool) -> Any:
+        """What is kept of an evaluation's candidates from one batch to the next; None where nothing is worth it."""
+        if self.eval_candidates in self.pools:
+            return self._encode(self.eval_candidates)
+        ranker = self.ranker_module
+        if not ranker.caches(ranker.options):
+            return None
+        return self.encoded.setdefault("seen", candidate_files.Memory()).encode(ranker, found.ids)
+
     def _encodings_path(self, source: str) -> str | None:
         """Where the encodings are kept; None where they are not worth keeping."""
         training = self._is_training(self.opt)
@@ -433,9 +448,10 @@ class RankerAgent(TorchRankerAgent):
             processes.average_gradients(ranker.parameters())
         self.update_params()
         self.examples_seen.update(batch.tasks)
-        self.record_local_metric("mean_loss", AverageMetric.many(loss.tolist()))
-        self._record_ranks(scores.detach(), labels)
-        self._show_progress(len(batch.contexts), float(loss.detach().mean()))
+        loss, ranks = torch.stack([loss, label_ranks(scores, labels)]).tolist()  # the one wait for the device
+        self.record_local_metric("mean_loss", AverageMetric.many(loss))
+        self._record_ranks(ranks)
+        self._show_progress(len(loss), sum(loss) / len(loss))
         return Output()
 
     def _training_pool(self, batch) -> Pool:
@@ -471,21 +487,19 @@ class RankerAgent(TorchRankerAgent):
         if not batch.batchsize:
             return None
         found = self._build_candidates(batch, self.eval_candidates, "eval")
-        encoded = self.eval_candidates in self.pools and self.encode_candidate_vecs
-        scores = self.score_candidates(batch, found, self._encode(self.eval_candidates) if encoded else None)
+        scores = self.score_candidates(batch, found, self._kept(found) if self.encode_candidate_vecs else None)
         if found.labels is not None:
             labels = found.labels.to(scores.device)
-            known = (labels >= 0).tolist()
-            loss = cross_entropy(scores, labels.clamp(min=0), reduction="none").tolist()
+            loss = cross_entropy(scores, labels.clamp(min=0), reduction="none")
+            loss, ranks = torch.stack([loss, label_ranks(scores, labels)]).tolist()
             self.record_local_metric(
-                "loss", [AverageMetric(x) if k else None for x, k in zip(loss, known, strict=True)]
+                "loss", [AverageMetric(x) if r else None for x, r in zip(loss, ranks, strict=True)]
             )
-            self._record_ranks(scores, labels)
+            self._record_ranks(ranks)
         return self._answers(batch, found, scores.float().cpu())
 
-    def _record_ranks(self, scores, labels) -> None:
-        """Rank of the label, mean reciprocal rank, and in training the share of ranks of one."""
-        ranks = label_ranks(scores, labels).tolist()
+    def _record_ranks(self, ranks: list[float]) -> None:
+        """Rank of the label, mean reciprocal rank, and in training the share of ranks of one; 0: there is no label."""
         self.record_local_metric("rank", [AverageMetric(r) if r else None for r in ranks])
         self.record_local_metric("mrr", [AverageMetric(1 / r) if r else None for r in ranks])
         if self.is_training:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from poly_agents import checkpoint
+from poly_agents import checkpoint, packed
 from poly_agents.tokens import Tokens
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -30,6 +30,7 @@ class Backbone(nn.Module):
             model.pooler = None  # trained for another task; no system here reads it
         self.model = model
         self.dtype = dtype
+        self._copies: packed.Copies | None = None
         self.width: int = model.config.hidden_size
         takes_segments = "token_type_ids" in inspect.signature(model.forward).parameters
         self.segments = takes_segments and getattr(model.config, "type_vocab_size", 0) > 1
@@ -131,10 +132,18 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Tokens, before: Tensor | None = None) -> Tensor:
         """Framed tokens [N, L] -> states [N, L, D] in float32; with vectors [K, D] `before` them, [N, K + L, D]."""
+        if before is None and self._packs(tokens):
+            return self._copies.hidden(self, tokens, [len(self.layers)])[0]
         return self._run(self.model, tokens, before).last_hidden_state.float()
+
+    def first(self, tokens: Tokens) -> Tensor:
+        """The states of each row's first token, [N, D]."""
+        return self._copies.first(self, tokens) if self._packs(tokens) else self(tokens)[:, 0]
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
         """States [N, L, D] after some of the layers; 0: before the first. Layers above the last one are not run."""
+        if self._packs(tokens):
+            return self._copies.hidden(self, tokens, after)
         found: list[Tensor] = []
 
         def keep(layer, args, kwargs):  # transformers' own way of it hooks into layers for good, and these are shared
@@ -165,6 +174,14 @@ class Backbone(nn.Module):
             inputs["token_type_ids"] = tokens.segments
         with self.autocast(tokens.ids.device):
             return model(attention_mask=tokens.mask.long(), **inputs)
+
+    def _packs(self, tokens: Tokens) -> bool:
+        """Whether to run without padding now; then the copies are those of the weights as they are."""
+        if not packed.suits(self, tokens):
+            self._copies = None  # to learn, perhaps: a fused optimiser changes weights and leaves no mark
+        elif self._copies is None or self._copies.made_of != packed.signature(self):
+            self._copies = packed.Copies(self)
+        return self._copies is not None
 
     def _below(self, count: int) -> nn.Module:
         """The model's first layers, as a copy that shares every weight."""

@@ -1,4 +1,4 @@
-"""Encoded candidates on disk. A cache knows what it came from: a stale one is made again, never used."""
+"""Encoded candidates on disk and in memory. A file knows what it came from: a stale one is made again, never used."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,8 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from poly_agents.backbone import chain
 from poly_agents.files import replace
-from poly_agents.ranker import Ranker, TokenStates
+from poly_agents.ranker import Ranker, TokenStates, each, tensors
+
+MEMORY = 2**29  # bytes of encodings held from one batch to the next
 
 
 def fingerprint(ranker: Ranker, ids: Sequence[Sequence[int]]) -> str:
@@ -44,3 +47,31 @@ def save(path: str | Path, key: str, kept: Any) -> None:
     parts = {"vectors": kept} if isinstance(kept, Tensor) else kept._asdict()
     parts = {name: part.cpu().contiguous() for name, part in parts.items()}
     replace(path, lambda beside: save_file(parts, beside, {"fingerprint": key}))
+
+
+class Memory:
+    """Encodings of candidates by their ids, up to a number of bytes: then the oldest are forgotten."""
+
+    def __init__(self, limit: int = MEMORY):
+        self.limit = limit
+        self.held = 0  # bytes
+        self.rows: dict[tuple[int, ...], Any] = {}  # [1, ...] each, the oldest first
+
+    def encode(self, ranker: Ranker, ids: Sequence[Sequence[int]]) -> Any:
+        """What `ranker.encode_texts` gives; only candidates that are not held are encoded."""
+        keys = [tuple(text) for text in ids]
+        new = list(dict.fromkeys(key for key in keys if key not in self.rows))
+        if new:
+            kept = ranker.encode_texts(new)
+            for number, key in enumerate(new):
+                self.rows[key] = each(lambda part, row=number: part[row : row + 1].clone(), kept)
+                self.held += size(self.rows[key])
+        found = chain([self.rows[key] for key in keys])
+        while self.held > self.limit:
+            self.held -= size(self.rows.pop(next(iter(self.rows))))
+        return found
+
+
+def size(kept: Any) -> int:
+    """Bytes of what was kept."""
+    return sum(part.nbytes for part in tensors(kept))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from poly_agents.agent import RankerAgent
+from poly_agents.backbone import by_length
 from poly_agents.options import option
-from poly_agents.ranker import Ranker, RankerOptions, states
+from poly_agents.ranker import Ranker, RankerOptions
 from poly_agents.tokens import Tokens
 
 PAIRS = 16384  # joined at a time when nothing is to be learnt: bounds the memory of a large pool
@@ -54,7 +55,7 @@ class CrossRanker(Ranker):
         row, column = pairs.unbind(-1)
         candidates = kept.select((row if len(kept.ids) > 1 else torch.zeros_like(row), column))
         joint = self.frame.join(contexts.select(row), candidates)
-        return self.head(states(self.context_encoder, joint, lambda hidden, _: hidden[:, 0])).squeeze(-1)
+        return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
 
 
 class CrossAgent(RankerAgent):

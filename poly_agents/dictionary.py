@@ -1,11 +1,14 @@
 """The tokeniser behind ParlAI's dictionary: what `agent.dict` and the `.dict` file are."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from parlai.core.dict import DictionaryAgent
 
 from poly_agents import zoo
 from poly_agents.tokenizer import Tokenizer
+
+TEXTS = 2**16  # whose ids are held: turns and candidates come back in many examples
 
 
 class TokenizerDictionary(DictionaryAgent):
@@ -14,12 +17,14 @@ class TokenizerDictionary(DictionaryAgent):
     def __init__(self, opt, shared=None):
         path = opt.get("dict_file")
         if shared:
-            self.words = shared["words"]
+            self.words, self.ids = shared["words"], shared["ids"]
         elif path and Path(path).exists():
             self.words = Tokenizer.load(path)
         else:
             self.words = Tokenizer.pretrained(zoo.backbone(opt.get("tokenizer_source") or opt["backbone"]))
         self.opt = opt
+        if not shared:
+            self.ids = lru_cache(TEXTS)(self.words.ids)
         self.tok2ind = self.words.backend.get_vocab()
         self.ind2tok = {number: token for token, number in self.tok2ind.items()}
         self.null_token = self.ind2tok[self.words.pad_id]
@@ -28,7 +33,7 @@ class TokenizerDictionary(DictionaryAgent):
         self.freq = dict.fromkeys(self.tok2ind, 1)
 
     def share(self):
-        return {"class": type(self), "opt": self.opt, "words": self.words}
+        return {"class": type(self), "opt": self.opt, "words": self.words, "ids": self.ids}
 
     def is_prebuilt(self):
         return True
@@ -40,7 +45,7 @@ class TokenizerDictionary(DictionaryAgent):
         raise ValueError("--special-tok-lst: the dictionary of a pretrained encoder is fixed")
 
     def txt2vec(self, text, vec_type=list):
-        return vec_type(self.words.ids(text))
+        return vec_type(self.ids(text))
 
     def vec2txt(self, vector, **kwargs):
         return self.words.text(vector)

@@ -8,13 +8,14 @@ What the queries meet, and under which mask, is the system's own business.
 """
 
 from functools import reduce
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
-from poly_agents.backbone import Backbone
+if TYPE_CHECKING:
+    from poly_agents.backbone import Backbone
 
 
 class Layer(NamedTuple):
@@ -55,7 +56,7 @@ PATHS = {  # model type -> where each part is, in the order of `Layer`
 }
 
 
-def read(encoder: Backbone) -> list[Layer]:
+def read(encoder: "Backbone") -> list[Layer]:
     """The layers of an encoder, first to last."""
     config = encoder.model.config
     if config.model_type not in PATHS:
@@ -70,7 +71,7 @@ def read(encoder: Backbone) -> list[Layer]:
     ]
 
 
-def embed(encoder: Backbone, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+def embed(encoder: "Backbone", ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
     """What the first layer takes of ids [N, L], at positions counted from 0 and in segments: [N, L, D]."""
     embeddings = encoder.model.embeddings
     first = getattr(embeddings, "padding_idx", None)  # RoBERTa counts from padding_idx + 1
@@ -80,7 +81,7 @@ def embed(encoder: Backbone, ids: Tensor, positions: Tensor, segments: Tensor) -
     return states if project is None else project(states)
 
 
-def relative(encoder: Backbone) -> bool:
+def relative(encoder: "Backbone") -> bool:
     """Whether attention also depends on the distance of two tokens, as MPNet's does; `products` knows nothing of it."""
     return hasattr(getattr(encoder.model, "encoder", None), "relative_attention_bias")
 

@@ -1,7 +1,7 @@
 """The two verbs of every system: `encode` a candidate without its context, `score` it against one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -158,20 +158,31 @@ class Ranker(nn.Module, ABC):
     @torch.no_grad()
     def encode_texts(self, ids: Sequence[Sequence[int]], progress: bool = False) -> Any:
         """Bare ids of N candidates -> what is kept of them, [N, ...], with a progress bar where asked."""
-        self.eval()
-        parts = []
         with tqdm(total=len(ids), unit="cand", desc="encoding", disable=not progress or len(ids) < 2000) as bar:
-            for start in range(0, len(ids), ENCODE_ROWS):
-                part = pad(ids[start : start + ENCODE_ROWS]).to(self.device)
-                parts.append(self.encode(part))
-                bar.update(len(part.ids))
-        return chain(parts)
+            return self.encode_parts(slices(ids), bar.update)
+
+    @torch.no_grad()
+    def encode_parts(
+        self, parts: Iterable[Sequence[Sequence[int]]], done: Callable[[int], Any] = lambda rows: None
+    ) -> Any:
+        """Bare ids of N candidates, part by part -> what is kept of all, [N, ...]; `done` is told of each part."""
+        self.eval()
+        kept = []
+        for part in parts:
+            kept.append(self.encode(pad(part).to(self.device)))
+            done(len(part))
+        return chain(kept)
 
     @torch.no_grad()
     def score_texts(self, ids: Sequence[Sequence[int]], kept: Any, index: Tensor | None = None) -> Tensor:
         """Bare ids of B contexts against kept candidates [N, ...], all or those of `index` [G, C] -> [B, C]."""
         self.eval()
         return self.rate(pad(ids).to(self.device), kept, None if index is None else index.to(self.device))
+
+
+def slices(rows: Sequence) -> Iterator[Sequence]:
+    """A long list in parts that are encoded at a time."""
+    return (rows[start : start + ENCODE_ROWS] for start in range(0, len(rows), ENCODE_ROWS))
 
 
 def states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -182,6 +193,11 @@ def states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, Tensor],
 def each(function: Callable[[Tensor], Any], kept: Any) -> Any:
     """Apply a function to every tensor of what `encode` kept."""
     return function(kept) if isinstance(kept, Tensor) else type(kept)(*(function(part) for part in kept))
+
+
+def tensors(kept: Any) -> list[Tensor]:
+    """The tensors of what `encode` kept."""
+    return [kept] if isinstance(kept, Tensor) else list(kept)
 
 
 def choose(kept: Any, index: Tensor | None) -> Any:

@@ -2,14 +2,15 @@
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
 
 from poly_agents import checkpoint
 from poly_agents.backbone import choose_dtype
-from poly_agents.ranker import Ranker, RankerOptions
+from poly_agents.ranker import Ranker, RankerOptions, slices
 from poly_agents.tokenizer import Tokenizer
 
 
@@ -85,7 +86,7 @@ class TextRanker:
     def encode(self, texts: list[str]) -> Any:
         """What the ranker keeps of these candidates; encoded once as long as they stay the same."""
         if self.encoded[0] != texts:
-            self.encoded = texts, self.ranker.encode_texts(self.candidate_ids(texts))
+            self.encoded = texts, self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))
         return self.encoded[1]
 
     @staticmethod
@@ -93,6 +94,18 @@ class TextRanker:
         values, order = scores.float().cpu().sort(descending=True, stable=True)
         pairs = zip(order[:top].tolist(), values[:top].tolist(), strict=True)
         return [Ranked(texts[rows[place]], score) for place, score in pairs]
+
+
+def ahead(function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+    """`map` that makes the next result in a thread while the last one is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for part in parts:
+            ready, coming = coming, thread.submit(function, part)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def ranker_class(agent: str) -> type[Ranker]:

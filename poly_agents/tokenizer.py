@@ -61,7 +61,7 @@ class Tokenizer:
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Bare ids of many texts, tokenised in bulk."""
         lines = [text.split("\n") for text in texts]
-        flat = iter(self.backend.encode_batch([line for text in lines for line in text], add_special_tokens=False))
+        flat = iter(self.backend.encode_batch_fast([line for text in lines for line in text], add_special_tokens=False))
         found = []
         for text in lines:
             ids = list(next(flat).ids)

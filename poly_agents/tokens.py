@@ -42,6 +42,26 @@ def pad(texts: Sequence[Sequence[int]]) -> Tokens:
     return Tokens(ids, mask, torch.zeros_like(ids))
 
 
+class Real(NamedTuple):
+    """Where the T real tokens of padded texts are."""
+
+    mask: Tensor  # [..., L] bool
+    index: Tensor  # [T]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Real":
+        return cls(mask, mask.flatten().nonzero().squeeze(-1))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[..., L, *] -> [T, *]"""
+        return padded.flatten(0, self.mask.dim() - 1)[self.index]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[T, D] -> [..., L, D], zeros for padding."""
+        padded = packed.new_zeros(self.mask.numel(), packed.shape[-1]).index_copy(0, self.index, packed)
+        return padded.view(*self.mask.shape, -1)
+
+
 class Piece(NamedTuple):
     """Special tokens at one place of the frame, and their segment."""
 

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from poly_agents import losses, processes
 from poly_agents.backbone import chain
 from poly_agents.options import Options, at_least, flag, option
-from poly_agents.ranker import Learnt, Ranker, each
+from poly_agents.ranker import Learnt, Ranker, each, tensors
 from poly_agents.tokens import Tokens
 
 
@@ -102,7 +102,3 @@ def encode(ranker: Ranker, candidates: Tokens, slice_size: int) -> Any:
 def leaf(part: Tensor) -> Tensor:
     """The same numbers, from where gradients go no further."""
     return part.detach().requires_grad_(part.is_floating_point())
-
-
-def tensors(kept: Any) -> list[Tensor]:
-    return [kept] if isinstance(kept, Tensor) else list(kept)

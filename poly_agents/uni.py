@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from poly_agents import layers, maths
 from poly_agents.agent import RankerAgent
-from poly_agents.arrow import Real, Sides, arrow
+from poly_agents.arrow import Sides, arrow
 from poly_agents.backbone import TOKEN_BUDGET
 from poly_agents.options import at_least, option
 from poly_agents.ranker import Ranker, RankerOptions
-from poly_agents.tokens import Tokens
+from poly_agents.tokens import Real, Tokens
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging as parlai_logging
 
 import poly_agents
+from poly_agents import candidates
+from poly_agents.ranker import Ranker
 from tests.conftest import ROWS, WORDS, all_rankers, evaluate, example, make, settings, text
 
 parlai_logging.logger.setLevel("ERROR")
@@ -233,6 +235,49 @@ def test_training_with_fixed_validation_never_uses_old_encodings(options, pool_f
     assert after["candidate_scores"] != pytest.approx(before, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_evaluation_encodes_each_candidate_once(trained, data, name, monkeypatch):
+    encoded, encode = [], Ranker.encode_texts
+    monkeypatch.setattr(Ranker, "encode_texts", lambda self, ids, *a: (encoded.extend(ids), encode(self, ids, *a))[1])
+    report = evaluate(trained[name], data)
+    if name in CACHING:
+        assert len(encoded) == len(set(map(tuple, encoded))) == 23
+    encoded.clear()
+    alone = evaluate(trained[name], data, encode_candidate_vecs=False)
+    assert len(encoded) > 23
+    assert alone["mrr"].value() == pytest.approx(report["mrr"].value(), abs=1e-6)
+    assert alone["loss"].value() == pytest.approx(report["loss"].value(), abs=1e-5)
+
+
+def test_encodings_of_one_evaluation_are_not_used_after_more_training(options):
+    agent = make(options, "bi", learningrate=0.05)
+    quiz = example("hello how", text(3), [text(3), text(4)], training=False)
+    before = answer(agent, quiz)[0]["candidate_scores"]
+    assert answer(agent, quiz)[0]["candidate_scores"] == before
+    agent.batch_act([agent.clone().observe(example(text(i + 3), text(i))) for i in range(5)])
+    after = answer(agent, quiz)[0]["candidate_scores"]
+    fresh = agent.ranker_module.encode_texts([agent.dict.words.ids(text(i)) for i in (3, 4)])
+    scores = agent.ranker_module.score_texts([agent.dict.words.ids("hello how")], fresh)[0]
+    assert after == pytest.approx(scores.sort(descending=True).values.tolist(), abs=1e-4)
+    assert after != pytest.approx(before, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bi", "late"])
+def test_encodings_in_memory_are_bounded_and_the_same(trained, name):
+    ranker = poly_agents.load(trained[name], "float32").ranker
+    texts = [[5 + i % 7] * (1 + i % 5) for i in range(35)]
+    memory = candidates.Memory(limit=candidates.size(ranker.encode_texts(texts)) // 3)
+    for _ in range(2):
+        for start in range(0, 35, 7):
+            found, fresh = (
+                memory.encode(ranker, texts[start : start + 7]),
+                ranker.encode_texts(texts[start : start + 7]),
+            )
+            scores = [ranker.score_texts(texts[:3], kept) for kept in (found, fresh)]
+            torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-5)
+            assert memory.held == sum(map(candidates.size, memory.rows.values())) <= memory.limit
+
+
 # --- chats --------------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +444,7 @@ def test_rank_takes_many_contexts(trained):
 def test_the_same_candidates_are_encoded_once(trained, monkeypatch):
     model = poly_agents.load(trained["poly"], "float32")
     first = model.rank("hello", ["fine", "blue", "red"])
-    monkeypatch.setattr(model.ranker, "encode_texts", None)
+    monkeypatch.setattr(model.ranker, "encode_parts", None)
     assert model.rank("hello", ["fine", "blue", "red"]) == first
     monkeypatch.undo()
     assert model.rank("hello", ["fine", "six"])[0].text in ("fine", "six")

@@ -36,7 +36,6 @@ def test_states_after_a_layer_are_those_of_the_whole_run(encoder, framed):
     assert_close(last[framed.mask], whole.last_hidden_state[framed.mask])
 
 
-@torch.no_grad()
 def test_layers_above_are_not_run(encoder, framed):
     run = []
     for number, layer in enumerate(encoder.layers, 1):

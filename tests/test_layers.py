@@ -41,7 +41,6 @@ def test_a_forward_made_of_the_parts_equals_the_encoder(encoders, texts, family)
     assert_close(plain_forward(encoder, tokens)[mask], encoder(tokens)[mask], atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
 def test_a_forward_of_the_parts_has_the_encoder_s_precision(tiny, texts):
     tokens = framed(tiny, texts)
     encoder = Backbone.pretrained(tiny, torch.bfloat16).eval()
