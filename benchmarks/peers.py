@@ -38,7 +38,7 @@ PARLAI = "ParlAI"
 ST, ST16 = "sentence-transformers", "sentence-transformers, bfloat16"
 LIMITS = ("products, bfloat16", "products, float32", "memory")
 TOLERANCE = 1e-3  # of token states and scores of different sides
-LEAST, MOST = 5, 25  # rounds
+MOST = 25  # rounds
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def measure(job: Job, arguments, folder: Path) -> dict[str, dict]:
     rates: dict[str, list[float]] = {side: [] for side in workers}
     for worker in workers.values():
         worker.turn(0)
-    least, most = (2, 2) if arguments.quick else (LEAST, MOST)
+    least, most = (2, 2) if arguments.quick else (arguments.rounds, MOST)
     begun, rounds = time.monotonic(), 0
     while rounds < least or (rounds < most and time.monotonic() - begun < arguments.seconds):
         rounds += 1
@@ -233,7 +233,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="everything in small and twice; not for figures")
     parser.add_argument("--threads", type=int, help="of torch, in every process; by default torch's own choice")
-    parser.add_argument("--seconds", type=float, default=30, help=f"of rounds for each job; {LEAST} rounds at least")
+    parser.add_argument("--seconds", type=float, default=30, help="of rounds for each job")
+    parser.add_argument("--rounds", type=int, default=5, help=f"at least, whatever time they take; {MOST} at most")
     parser.add_argument("--only", nargs="+", choices=[job.name for job in JOBS], metavar="JOB", help="these jobs alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()

@@ -465,8 +465,7 @@ def flop(tokenizer: Tokenizer, texts: Sequence[str], layers: int = 6, width: int
 def differences(side: Parlai) -> dict[str, float]:
     """The largest difference between what the sides compute in float32: token states, and scores."""
     tokenizer = Tokenizer.pretrained(zoo.backbone("minilm"))
-    rows = tokenizer.ids_of([separated(c).replace(" [SEP] ", "\n") for c in side.data["contexts"][:4]])
-    rows += tokenizer.ids_of(side.data["short"][:4])
+    rows = tokenizer.ids_of(side.data["contexts"][:4] + side.data["short"][:4])
     ids = nn.utils.rnn.pad_sequence([torch.tensor([101, *row, 102]) for row in rows], True)  # [N, L]
     mask = ids > 0
     states = bert()(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # [N, L, D]
@@ -490,10 +489,9 @@ def differences(side: Parlai) -> dict[str, float]:
         top = max(abs(one) for one, _ in scores)
         found[f"ParlAI, {kind} scores, relative"] = max(abs(one - other) for one, other in scores) / top
     peer = SentenceTransformers(side.folder, side.quick)
-    texts = side.data["short"][:8] + [separated(c) for c in side.data["contexts"][:2]]
-    frames = [text.replace(" [SEP] ", "\n") for text in texts]
-    vectors = normalize(ours("bi", "float32", label=LONG).encode(frames), dim=-1)  # [N, D]
-    there = peer.encoder().encode(texts, convert_to_tensor=True, show_progress_bar=False)
+    texts = side.data["short"][:8] + side.data["contexts"][:2]
+    vectors = normalize(ours("bi", "float32", label=LONG).encode(texts), dim=-1)  # [N, D]
+    there = peer.encoder().encode([separated(text) for text in texts], convert_to_tensor=True, show_progress_bar=False)
     found["sentence-transformers, vectors"] = float((there - vectors).abs().max())
     there = peer.cross().model.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     found["sentence-transformers, token states of the cross-encoder"] = float((there - states)[mask].abs().max())
