@@ -16,7 +16,7 @@ states and scores of all sides are compared, and the run stops where they differ
 
 Every side of a job has a process of its own; they take turns, and in every round another one comes first. A figure is
 the median over the rounds with the range from 10% to 90%; the first turn of each side is not counted. The vectors of
-the 100,000 candidates are made by poly_agents for all sides (4,096 of them encoded, the others means of two of these):
+the 100,000 candidates are made by poly_agents for all sides (1,024 of them encoded, the others means of two of these):
 the time of a reply does not depend on them. The machine's own limits, products and reads a second, take part in the
 encoding of long texts. Writes `peers.json`, `peers.md` and `peers.png` into `benchmarks/results`.
 """

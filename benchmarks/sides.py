@@ -24,6 +24,8 @@ from parlai.utils import logging
 from rankers import machine
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
 
 from poly_agents import plugin, textranker, zoo
 from poly_agents.dictionary import TokenizerDictionary
@@ -36,7 +38,7 @@ CODES = 64
 CONTEXT, CANDIDATE = 96, 32  # tokens of training and evaluation, without the special ones
 LONG = 126  # tokens of a long text: 128 with the special ones
 NEGATIVES = 3  # of the cross-encoder in training
-ENCODED = 4096  # texts of the pool that are encoded; the others get the mean of two of their vectors
+ENCODED = 1024  # texts of the pool that are encoded; the others get the mean of two of their vectors
 Run = Callable[[int], int]  # turn -> units of work done
 
 # --- ParlAI's rankers with MiniLM inside ------------------------------------------------------------------------------
@@ -52,10 +54,6 @@ class Dictionary(TokenizerDictionary):
 
 def bert() -> nn.Module:
     """MiniLM as transformers loads it."""
-    from transformers import AutoModel
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     return AutoModel.from_pretrained(zoo.backbone("minilm"), dtype=torch.float32).eval()
 
 
@@ -84,6 +82,8 @@ def copy_minilm(*encoders: nn.Module) -> None:
             ]
         for own, theirs in pairs:
             own.load_state_dict(theirs.state_dict())
+            if isinstance(own, nn.LayerNorm):
+                own.eps = theirs.eps  # BERT's 1e-12 for ParlAI's 1e-5, which would cost three thousandths
         encoder.embeddings.weight.requires_grad_(False)
 
 
@@ -504,6 +504,8 @@ def differences(side: Parlai) -> dict[str, float]:
 def start(threads: int | None) -> None:
     plugin.mend()
     logging.disable()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     if threads:
         torch.set_num_threads(threads)
