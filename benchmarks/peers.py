@@ -225,7 +225,6 @@ def plot(results: dict, path: Path) -> None:
     right.set(xlabel="peak memory, GB")
     shown.legend(loc="outside lower center", ncols=3, frameon=False)
     shown.suptitle(results["machine"], fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     shown.savefig(path, dpi=120)
 
 
@@ -239,6 +238,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
+    arguments.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -258,9 +258,8 @@ def main() -> None:
             print(f"{job.name}, {job.unit}, {len(found[OURS]['rates'])} rounds", flush=True)
             for side, each in own.items():
                 print(f"    {side:34}{figure(each['figure']):>36}{each['peak'] / 1e6:10,.0f} MB", flush=True)
-    results["seconds"] = round(time.monotonic() - begun)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "peers.json").write_text(json.dumps(results, indent=1) + "\n")
+            results["seconds"] = round(time.monotonic() - begun)
+            (arguments.out / "peers.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "peers.md").write_text(tables(results) + "\n")
     plot(results, arguments.out / "peers.png")
     print(f"\n{tables(results)}\n\n{results['seconds']} s in all.")

@@ -10,6 +10,7 @@ import resource
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -522,8 +523,9 @@ def serve(pipe, side: str, job: str, argument: str, folder: Path, quick: bool, t
     start(threads)
     run = getattr(SIDES[side](folder, quick), job)(argument)
     pipe.send("ready")
-    while (turn := pipe.recv()) is not None:
-        begun = time.perf_counter()
-        units = run(turn)
-        pipe.send(units / (time.perf_counter() - begun))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    with suppress(EOFError):  # whoever asked was stopped
+        while (turn := pipe.recv()) is not None:
+            begun = time.perf_counter()
+            units = run(turn)
+            pipe.send(units / (time.perf_counter() - begun))
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
