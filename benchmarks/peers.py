@@ -37,6 +37,7 @@ OURS, PYTHON, OURS32 = "poly_agents", "poly_agents, Python", "poly_agents, float
 PARLAI = "ParlAI"
 ST, ST16 = "sentence-transformers", "sentence-transformers, bfloat16"
 LIMITS = ("products, bfloat16", "products, float32", "memory")
+SIDES = (OURS, PYTHON, OURS32, PARLAI, ST, ST16)
 TOLERANCE = 1e-3  # of token states and scores of different sides
 MOST = 25  # rounds
 
@@ -187,41 +188,39 @@ def tables(results: dict) -> str:
     )
 
 
-SIDES = (OURS, PYTHON, OURS32, PARLAI, ST, ST16)
-
-
 def plot(results: dict, path: Path) -> None:
-    """How many times faster than each peer poly_agents is, and memory."""
+    """Speed of every side as a multiple of that of poly_agents, and memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = list(results["jobs"])
-    shown, (left, right) = pyplot.subplots(
-        1, 2, figsize=(13, 0.75 * len(names) + 1.5), sharey=True, layout="constrained"
-    )
+    jobs = results["jobs"]
+    size = 13, 0.75 * len(jobs) + 1.5
+    shown, (left, right) = pyplot.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     height = 0.8 / len(SIDES)
     for place, side in enumerate(SIDES):
         color = pyplot.get_cmap("tab10")(place)
-        for row, job in enumerate(results["jobs"].values()):
+        left.plot([], [], "o", color=color, label=side)
+        for row, job in enumerate(jobs.values()):
             if side not in job["sides"]:
                 continue
             mine, own = job["sides"][OURS]["figure"][0], job["sides"][side]
-            speeds = [mine / value if job["unit"] == "ms" else value / mine for value in own["figure"]]
-            label = (
-                side if row == next(r for r, j in enumerate(results["jobs"].values()) if side in j["sides"]) else None
-            )
+            speed, *ends = (mine / value if job["unit"] == "ms" else value / mine for value in own["figure"])
             y = row + (place - len(SIDES) / 2 + 0.5) * height
-            low, high = min(speeds[1:]), max(speeds[1:])
-            error = [[max(0, speeds[0] - low)], [max(0, high - speeds[0])]]
-            left.barh(y, speeds[0], height, color=color, xerr=error, error_kw={"linewidth": 0.8}, label=label)
-            left.text(high * 1.04, y, number(own["figure"][0]), va="center", fontsize=7)
+            left.plot([min(ends), max(ends)], [y, y], color=color, linewidth=1)
+            left.plot(speed, y, "o", color=color, markersize=4)
+            left.annotate(
+                number(own["figure"][0]), (max(ends), y), (5, 0), textcoords="offset points", va="center", fontsize=7
+            )
             right.barh(y, own["peak"] / 1e9, height, color=color)
-    left.set(xscale="log", xlabel="speed, poly_agents = 1", yticks=range(len(names)))
-    left.set_yticklabels([f"{name}\n{job['unit']}" for name, job in results["jobs"].items()])
-    left.invert_yaxis()
     left.axvline(1, color="black", linewidth=0.8)
+    left.set(xscale="log", xlabel="speed, poly_agents = 1", yticks=range(len(jobs)))
+    for axis in (left.xaxis.set_major_formatter, left.xaxis.set_minor_formatter):
+        axis("{x:g}")
+    left.set_yticklabels([f"{name}\n{job['unit']}" for name, job in jobs.items()])
+    left.grid(axis="x", which="both", linewidth=0.3)
+    left.invert_yaxis()
     right.set(xlabel="peak memory, GB")
     shown.legend(loc="outside lower center", ncols=3, frameon=False)
     shown.suptitle(results["machine"], fontsize=9)
