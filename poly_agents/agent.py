@@ -35,9 +35,11 @@ from poly_agents import checkpoint, distill, negatives, pool, processes, teacher
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
-from poly_agents.ranker import Ranker, each  # noqa: E402
+from poly_agents.ranker import Ranker  # noqa: E402
 from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.schedule import WarmupLinear  # noqa: E402
+from poly_agents.search import Search, SearchOptions  # noqa: E402
+from poly_agents.store import HEADER, Store, discard, made_by, read_candidates  # noqa: E402
 from poly_agents.tokens import Tokens, pad  # noqa: E402
 from poly_agents.training import TrainingOptions  # noqa: E402
 
@@ -79,6 +81,7 @@ class RankerAgent(TorchRankerAgent):
         group = parser.add_argument_group(f"{cls.__name__} of poly_agents")
         cls.ranker.Options.add_to(group)
         TrainingOptions.add_to(group)
+        SearchOptions.add_to(group)
         group.add_argument(
             "--show-candidates",
             type=int,
@@ -105,6 +108,7 @@ class RankerAgent(TorchRankerAgent):
             self._refuse_what_cannot_work(opt)
         self.examples_seen: Counter[str] = Counter()
         self.encoded: dict[str, Any] = shared["encoded"] if shared else {}
+        self.kept: Search | None = shared["kept"] if shared else None
         super().__init__(opt, shared)
         if not shared and not hasattr(self, "optimizer"):
             self.ranker_module.lower_precision()
@@ -134,8 +138,8 @@ class RankerAgent(TorchRankerAgent):
                 f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed"
             )
         path = opt.get("fixed_candidates_path")
-        if path and not Path(path).is_file():
-            raise ValueError(f"--fixed-candidates-path {path}: there is no such file")
+        if path and not Path(path).is_file() and not Path(path, HEADER).is_file():
+            raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
         if cls._is_training(opt) and opt.get("precision") == "float16":
             raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
 
@@ -199,7 +203,7 @@ class RankerAgent(TorchRankerAgent):
         return max(1, math.ceil(self.opt["num_epochs"] * self.train_examples / a_step))
 
     def share(self):
-        return super().share() | {"encoded": self.encoded, "pools": self.pools}
+        return super().share() | {"encoded": self.encoded, "pools": self.pools, "kept": self.kept}
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -308,7 +312,9 @@ class RankerAgent(TorchRankerAgent):
             return pool.shared(texts, ids, labels)
         if source in ("fixed", "vocab"):
             found = self.pools[source]
-            found = found._replace(labels=pool.columns(found, labels)) if labels else found
+            if labels:
+                rows = self.kept.store.rows_of(labels) if self.kept else pool.columns(found, labels)
+                found = found._replace(labels=torch.as_tensor(rows))
         else:
             if batch.candidates is None or not all(batch.candidates):
                 flag = "--candidates" if mode == "train" else "--eval-candidates"
@@ -343,19 +349,43 @@ class RankerAgent(TorchRankerAgent):
         self.pools: dict[str, Pool] = shared["pools"] if shared else {}
         if shared or "fixed" not in (self.candidates, self.eval_candidates):
             return
-        path = self.fixed_candidates_path or self.get_task_candidates_path()
-        texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not texts:
-            raise ValueError(f"{path} holds no candidates; it takes one a line")
-        self.fixed_candidates_path = path
-        self.pools["fixed"] = pool.shared(
-            texts, [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)], None
-        )
+        path = self.fixed_candidates_path = self.fixed_candidates_path or self.get_task_candidates_path()
+        if self._keeps_candidates():
+            self.kept = self._open_store(path)
+            self.pools["fixed"] = Pool(self.kept.store.texts, (), None, None)
+        else:
+            texts = [candidate["text"] for candidate in read_candidates(path)]
+            if not texts:
+                raise ValueError(f"{path} holds no candidates; it takes one a line")
+            ids = [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)]
+            self.pools["fixed"] = pool.shared(texts, ids, None)
         self.fixed_candidates = self.pools["fixed"].texts
         self.num_fixed_candidates = len(self.fixed_candidates)
         logging.info(f"{self.num_fixed_candidates} candidates from {path}")
-        if not hasattr(self, "optimizer") and not self._is_training(self.opt):
-            self._encode("fixed")
+
+    def _keeps_candidates(self) -> bool:
+        """Whether a fixed pool is encoded once and kept on disk."""
+        caches = self.ranker.caches(self.ranker_module.options)
+        somewhere = self.opt.get("model_file") or self.opt["fixed_candidate_vecs"] not in ("reuse", "replace")
+        return bool(caches and somewhere and self.encode_candidate_vecs and not self._is_training(self.opt))
+
+    def _open_store(self, path: str) -> Search:
+        """The candidates in a file, encoded and kept beside the model; or those of a store that was made before."""
+        self.ranker_module.lower_precision()
+        options, given = SearchOptions.of(self.opt), self.opt["fixed_candidate_vecs"]
+        model = self._text_ranker()
+        if Path(path).is_dir():
+            return Search(Store(path, model.maker), options)
+        folder = f"{self.opt['model_file']}.{Path(path).stem}.store" if given in ("reuse", "replace") else given
+        if given == "replace":
+            discard(folder)
+        elif given != "reuse" and made_by(folder) not in (None, model.maker):
+            raise ValueError(f"{folder} was not made by this model; give another path")
+        found = model.index(folder, path, options.store_precision, progress=is_primary_worker())
+        return Search(found, options)
+
+    def _text_ranker(self) -> textranker.TextRanker:
+        return textranker.TextRanker(self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate)
 
     def get_task_candidates_path(self):
         """A file of the task's responses: all of them in their order, or those the task picks for a chat."""
@@ -373,44 +403,16 @@ class RankerAgent(TorchRankerAgent):
         write_text(path, "\n".join(texts) + "\n")
         return path
 
-    def _encode(self, source: str) -> Any:
-        """The kept candidates of a fixed pool: made once, and once more after every change of the weights."""
-        if source not in self.encoded:
-            ids = self.pools[source].ids
-            path = self._encodings_path(source)
-            key = path and candidate_files.fingerprint(self.ranker_module, ids)
-            setting = self.opt["fixed_candidate_vecs"]
-            kept = candidate_files.load(path, key) if path and setting != "replace" else None
-            if kept is None:
-                if path and setting not in ("reuse", "replace") and os.path.exists(path):
-                    raise ValueError(f"{path} was not made by this model from these candidates; give another path")
-                kept = self.ranker_module.encode_texts(ids, progress=is_primary_worker())
-                if path:
-                    candidate_files.save(path, key, kept)
-            self.encoded[source] = each(lambda part: part.to(self.ranker_module.device), kept)
-        return self.encoded[source]
-
     def _kept(self, found: Pool) -> Any:
         """What is kept of an evaluation's candidates from one batch to the next; None where nothing is worth it."""
-        if self.eval_candidates in self.pools:
-            return self._encode(self.eval_candidates)
-        ranker = self.ranker_module
+        ranker, source = self.ranker_module, self.eval_candidates
         if not ranker.caches(ranker.options):
             return None
-        return self.encoded.setdefault("seen", candidate_files.Memory()).encode(ranker, found.ids)
-
-    def _encodings_path(self, source: str) -> str | None:
-        """Where the encodings are kept; None where they are not worth keeping."""
-        training = self._is_training(self.opt)
-        caches = self.ranker.caches(self.ranker_module.options)
-        if source != "fixed" or training or not caches or not self.encode_candidate_vecs:
-            return None
-        given = self.opt["fixed_candidate_vecs"]
-        if given not in ("reuse", "replace"):
-            return given
-        if not self.opt.get("model_file"):
-            return None
-        return f"{self.opt['model_file']}.{Path(self.fixed_candidates_path).stem}.encs"
+        if source not in self.pools:
+            return self.encoded.setdefault("seen", candidate_files.Memory()).encode(ranker, found.ids)
+        if source not in self.encoded:
+            self.encoded[source] = ranker.encode_texts(found.ids, progress=is_primary_worker())
+        return self.encoded[source]
 
     def score_candidates(self, batch, cand_vecs: Pool, cand_encs=None):
         """Scores [B, C] of a batch against a pool; minus infinity where a row has fewer candidates.
@@ -471,9 +473,8 @@ class RankerAgent(TorchRankerAgent):
 
     def _mined_for(self, batch) -> list[list[str]]:
         """The hard negatives of each example."""
-        model = textranker.TextRanker(self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate)
         epochs = sum(self.examples_seen.values()) * num_workers() / self.train_examples
-        found = self.hard_negatives.of(zip(batch.histories, batch.labels, strict=True), epochs, model)
+        found = self.hard_negatives.of(zip(batch.histories, batch.labels, strict=True), epochs, self._text_ranker())
         if None in found:
             warn_once("some training examples are not in the file of hard negatives: they have none")
         return [row or [] for row in found]
@@ -487,7 +488,13 @@ class RankerAgent(TorchRankerAgent):
         if not batch.batchsize:
             return None
         found = self._build_candidates(batch, self.eval_candidates, "eval")
-        scores = self.score_candidates(batch, found, self._kept(found) if self.encode_candidate_vecs else None)
+        if self.kept and found.labels is None:
+            best = self.kept.best(self.ranker_module, pad(batch.contexts), self._wanted(batch))
+            return self._answers(batch, found, best.scores, best.rows)
+        if self.kept:
+            scores = self.kept.scores(self.ranker_module, pad(batch.contexts))
+        else:
+            scores = self.score_candidates(batch, found, self._kept(found) if self.encode_candidate_vecs else None)
         if found.labels is not None:
             labels = found.labels.to(scores.device)
             loss = cross_entropy(scores, labels.clamp(min=0), reduction="none")
@@ -505,14 +512,23 @@ class RankerAgent(TorchRankerAgent):
         if self.is_training:
             self.record_local_metric("train_accuracy", [AverageMetric(int(r == 1)) for r in ranks])
 
-    def _answers(self, batch, found: Pool, scores) -> Output:
+    def _said(self, batch) -> list[set[str]]:
+        """What each context has heard already, where that is not to be said again."""
+        if self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed":
+            return [set(history.split("\n")) for history in batch.histories]
+        return [set()] * len(batch.histories)
+
+    def _wanted(self, batch) -> int:
+        """How many of the best it takes to have enough of them left."""
+        return min(self.opt["cap_num_predictions"] + max(map(len, self._said(batch))), len(self.kept.store))
+
+    def _answers(self, batch, found: Pool, scores, columns=None) -> Output:
+        """From scores [B, C] of all candidates; or [B, k] of the best, falling, with their `columns`."""
         limit = self.opt["cap_num_predictions"]
-        block = self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed"
         texts, values = [], []
-        for number, line in enumerate(scores):
+        for number, (line, said) in enumerate(zip(scores, self._said(batch), strict=True)):
             row = found.row(number)
-            said = set(batch.histories[number].split("\n")) if block else set()
-            best, order = top(line[: len(row)], limit + len(said))
+            best, order = top(line[: len(row)], limit + len(said)) if columns is None else (line, columns[number])
             ranked = [(found.texts[row[c]], s) for c, s in zip(order.tolist(), best.tolist(), strict=True)]
             ranked = [pair for pair in ranked if pair[0] not in said] or ranked
             texts.append([text for text, _ in ranked[:limit]])

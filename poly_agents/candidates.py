@@ -1,52 +1,28 @@
-"""Encoded candidates on disk and in memory. A file knows what it came from: a stale one is made again, never used."""
+"""What encodings of candidates depend on, and those that an evaluation keeps in memory."""
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from poly_agents.backbone import chain
-from poly_agents.files import replace
-from poly_agents.ranker import Ranker, TokenStates, each, tensors
+from poly_agents.ranker import Ranker, each, tensors
+from poly_agents.tokenizer import Tokenizer
 
+STARTING = {"backbone", "dropout", "freeze_embeddings", "precision", "share_encoders"}  # options the weights make good
 MEMORY = 2**29  # bytes of encodings held from one batch to the next
 
 
-def fingerprint(ranker: Ranker, ids: Sequence[Sequence[int]]) -> str:
-    """sha256 over all that an encoding depends on: the weights, the options, the special tokens and the ids."""
-    digest = hashlib.sha256(f"{type(ranker).__name__} {ranker.options} {ranker.frame}".encode())
+def fingerprint(ranker: Ranker, tokenizer: Tokenizer, truncate: int) -> str:
+    """sha256 over all that the encoding of a text depends on: weights and their precision, options, tokeniser."""
+    options = {name: value for name, value in vars(ranker.options).items() if name not in STARTING}
+    digest = hashlib.sha256(f"{type(ranker).__name__} {sorted(options.items())} {truncate}".encode())
+    digest.update(f"{tokenizer.pad_id} {tokenizer.turn_id} {tokenizer.backend.to_str()}".encode())
     for name, tensor in sorted(ranker.tensors().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    for text in ids:
-        digest.update(f"{list(text)}".encode())
     return digest.hexdigest()
-
-
-def load(path: str | Path, key: str) -> Any | None:
-    """What was encoded under `key`, or None: nothing there, stale, or damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("fingerprint") != key:
-                return None
-            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return None
-    if parts.keys() == {"vectors"}:
-        return parts["vectors"]
-    return TokenStates(**parts) if parts.keys() == set(TokenStates._fields) else None
-
-
-def save(path: str | Path, key: str, kept: Any) -> None:
-    """Write encodings beside `path` and rename them into place."""
-    parts = {"vectors": kept} if isinstance(kept, Tensor) else kept._asdict()
-    parts = {name: part.cpu().contiguous() for name, part in parts.items()}
-    replace(path, lambda beside: save_file(parts, beside, {"fingerprint": key}))
 
 
 class Memory:

@@ -204,10 +204,9 @@ class Ed2lmAgent(RankerAgent):
     ranker = Ed2lmRanker
     defaults = {"negatives": 3, "learningrate": 1e-3}
 
-    def _encode(self, source):
-        kept = super()._encode(source)
-        if not self.ranker_module.released and self._encodings_path(source):
-            loaded, _ = self._get_init_model(self.opt, None)
-            if loaded:
-                self.ranker_module.release_encoder(loaded)
-        return kept
+    def _open_store(self, path):
+        found = super()._open_store(path)
+        loaded, _ = self._get_init_model(self.opt, None)
+        if loaded:
+            self.ranker_module.release_encoder(loaded)
+        return found

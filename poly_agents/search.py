@@ -16,21 +16,41 @@ candidate can be among the best. Every search here returns scores in float32 of 
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from poly_agents import clusters as by_cluster
 from poly_agents import maths
 from poly_agents.clusters import Clusters
+from poly_agents.options import Options, option
 from poly_agents.ranker import Ranker, Views, each
-from poly_agents.vectors import Block, Vectors, blocks, computed_in
+from poly_agents.store import Store
+from poly_agents.tokens import Tokens
+from poly_agents.vectors import PRECISIONS, Block, Vectors, blocks, computed_in
 
+HOW = ("exact", "certified", "fast")
 PRODUCTS = 2**19  # at a time: they and the candidates stay in cache
 ROWS = 2**14  # candidates at a time, at most
 RANK = 8  # directions that stand for a context's views
 SEEDS = 8  # clusters that are looked into before any is left out
 BATCH = 256  # candidates that are scored exactly at a time
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """How a store is searched, and kept."""
+
+    search: str = option("exact", "the best of the kept candidates: exact, certified (the same, bounded), fast", HOW)
+    search_share: float = option(0.05, "the share of the clusters that --search fast looks into")
+    store_precision: str = option("auto", "of kept candidates; auto: what the encoder computes in", PRECISIONS)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.search_share <= 1:
+            raise ValueError(f"--search-share must be more than 0 and at most 1, got {self.search_share}")
 
 
 class Found(NamedTuple):
@@ -71,7 +91,7 @@ class Query:
         self.norms = self.views.norm(dim=-1)  # [K]
         summed = self.views.shape[-1] * 2**-23 * self.norms  # of D products, added up in float32
         self.off = float(((self.views - self.rounded.float()).norm(dim=-1) + summed).max())
-        self.relative = 2**-8 if kind == torch.bfloat16 else 2**-23  # the result is rounded once more
+        self.relative = 0.51 * torch.finfo(kind).eps  # the result is rounded once more
 
     def bound(self, largest: Tensor, norms: Tensor) -> Tensor:
         """What the largest true product can be at most: `largest` as computed and the candidates' norms, [n] each."""
@@ -114,14 +134,27 @@ def exact(ranker: Ranker, prepared: Any, vectors: Vectors, count: int) -> Found:
 
 def streamed(ranker: Ranker, prepared: Any, vectors: Vectors, count: int) -> Found:
     """Of any ranker that keeps candidates: its own scores, a slice at a time."""
-    bests = None
-    for first, kept in vectors.slices(max(1, ROWS // vectors.tokens)):
-        scores = ranker.match(prepared, each(lambda part: part.unsqueeze(0).to(ranker.device), kept)).float().cpu()
-        bests = bests or [Best(count) for _ in scores]
-        for best, line in zip(bests, scores, strict=True):
+    bests = []
+    for first, part in scored(ranker, prepared, vectors):
+        bests = bests or [Best(count) for _ in part]
+        for best, line in zip(bests, part, strict=True):
             values, rows = line.topk(min(count, len(line)))
             best.add(values, rows + first)
     return found(bests, 1.0, 1.0)
+
+
+def scores(ranker: Ranker, prepared: Any, vectors: Vectors) -> Tensor:
+    """Those of all candidates, [B, N] in float32."""
+    return torch.cat([part for _, part in scored(ranker, prepared, vectors)], -1)
+
+
+def scored(ranker: Ranker, prepared: Any, vectors: Vectors) -> Iterator[tuple[int, Tensor]]:
+    """First row and scores [B, n] of one slice after another."""
+    for first, kept in vectors.slices(max(1, ROWS // vectors.tokens)):
+        kept = each(lambda part: part.unsqueeze(0).to(ranker.device), kept)
+        if isinstance(prepared, Views):
+            kept = kept.float()
+        yield first, ranker.match(prepared, kept).float().cpu()
 
 
 def certified(prepared: Views, clusters: Clusters, count: int) -> Found:
@@ -156,6 +189,29 @@ def sweep(prepared: Views, clusters: Clusters, count: int, share: float, proven:
         bests.append(best)
     total = len(bests) * len(clusters.order)
     return found(bests, read / total, scored / total)
+
+
+class Search:
+    """A store, and one way of finding the best in it."""
+
+    def __init__(self, store: Store, options: SearchOptions):
+        self.store, self.options = store, options
+        self.clusters = by_cluster.of(store) if options.search != "exact" else None
+
+    @torch.no_grad()
+    def scores(self, ranker: Ranker, contexts: Tokens) -> Tensor:
+        """Of all candidates, for some bare contexts: [B, N]."""
+        return scores(ranker, ranker.prepare(contexts.to(ranker.device)), self.store.vectors)
+
+    @torch.no_grad()
+    def best(self, ranker: Ranker, contexts: Tokens, count: int) -> Found:
+        """The best `count` for each of some bare contexts [B, L]."""
+        prepared = ranker.prepare(contexts.to(ranker.device))
+        if self.clusters is None:
+            return exact(ranker, prepared, self.store.vectors, count)
+        if self.options.search == "certified":
+            return certified(prepared, self.clusters, count)
+        return fast(prepared, self.clusters, count, self.options.search_share)
 
 
 class Basis:

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poly_agents import files
-from poly_agents.vectors import Vectors, flatten, lower
+from poly_agents.vectors import PRECISIONS, Vectors, flatten
 
 FORMAT = 1
 ROWS = 32_768  # candidates of a segment, at most
@@ -121,7 +121,7 @@ def build(
     candidates: Iterable[dict[str, Any]],
     encode: Callable[[list[str]], Any],
     maker: str,
-    precision: str = "auto",
+    precision: str = "float32",
     *,
     keep: bool = False,
     source: str = "",
@@ -134,17 +134,41 @@ def build(
     there already is not encoded again, unless it was made by something else, in another precision, or is damaged.
     Memory is bounded: some segments, and 40 bytes a candidate to know which are there.
     """
+    if precision not in (*PRECISIONS[1:], "float16"):
+        raise ValueError(f"a store's precision is one of {', '.join(PRECISIONS[1:])}; got {precision!r}")
     folder = Path(folder)
     if folder.is_dir() and read_header(folder) is None and any(p for p in folder.iterdir() if p.name != "lock"):
         raise ValueError(f"{folder} is a folder of something else; give a new one")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        writer = Writer(folder, maker, lower(precision), encode)
+        writer = Writer(folder, maker, precision, encode)
         with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
             for candidate in bar:
                 writer.add(candidate)
         writer.finish(keep, source)
         return Store(folder, maker)
+
+
+def made_by(folder: str | Path) -> str | None:
+    """What the store in a folder was made by; None where there is none."""
+    return (read_header(Path(folder)) or {}).get("maker")
+
+
+def discard(folder: str | Path) -> None:
+    """Have the next build make everything anew."""
+    header = read_header(Path(folder))
+    if header:
+        files.write_text(Path(folder, HEADER), json.dumps(header | {"maker": "", "segments": []}))
+
+
+def unchanged(folder: str | Path, maker: str, precision: str, source: str) -> Store | None:
+    """The store in a folder, if it is whole, of this model and of nothing but this source."""
+    header = read_header(Path(folder)) or {}
+    if [header.get(name) for name in ("maker", "precision", "source")] != [maker, precision, source]:
+        return None
+    with suppress(Damaged):
+        return Store(folder, maker)
+    return None
 
 
 class Writer:

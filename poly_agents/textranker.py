@@ -4,18 +4,29 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from poly_agents import checkpoint
+from poly_agents import checkpoint, files
+from poly_agents import store as stores
 from poly_agents.backbone import choose_dtype
+from poly_agents.candidates import fingerprint
 from poly_agents.ranker import Ranker, RankerOptions, slices
+from poly_agents.search import Search
+from poly_agents.store import Store
 from poly_agents.tokenizer import Tokenizer
+from poly_agents.tokens import pad
 
 
 class Ranked(NamedTuple):
     text: str
+    score: float
+
+
+class Retrieved(NamedTuple):
+    candidate: dict[str, Any]  # its `text`, and whatever else it was given with
     score: float
 
 
@@ -88,6 +99,47 @@ class TextRanker:
         if self.encoded[0] != texts:
             self.encoded = texts, self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))
         return self.encoded[1]
+
+    def index(
+        self,
+        folder: str | Path,
+        candidates: str | Path | Iterable[str | dict[str, Any]],
+        precision: str = "auto",
+        keep: bool = False,
+        progress: bool = True,
+    ) -> Store:
+        """A store of these candidates in `folder`: as it is there, or made, or brought up to date.
+
+        `candidates` is a file (text, or JSON lines with a `text` and whatever else), or the candidates themselves.
+        What the folder has besides is taken out, unless `keep`. See `poly_agents.store.build`.
+        """
+        if precision == "auto":
+            precision = str(self.ranker.candidate_encoder.dtype).removeprefix("torch.")
+        maker, source, total = self.maker, "", None
+        if isinstance(candidates, str | Path):
+            source, total = files.sha256(candidates), stores.count_lines(candidates)
+            if not keep:
+                found = stores.unchanged(folder, maker, precision, source)
+                if found is not None:
+                    return found
+            candidates = stores.read_candidates(candidates)
+        else:
+            candidates = ({"text": each} if isinstance(each, str) else each for each in candidates)
+        encode = lambda texts: self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))  # noqa: E731
+        return stores.build(
+            folder, candidates, encode, maker, precision, keep=keep, source=source, total=total, progress=progress
+        )
+
+    @property
+    def maker(self) -> str:
+        """What tells encodings of this model from those of any other."""
+        return fingerprint(self.ranker, self.tokenizer, self.label_truncate)
+
+    def search(self, context: str, within: Search, top: int = 10) -> list[Retrieved]:
+        """The best candidates of a store, as they were given to it, with their scores."""
+        found = within.best(self.ranker, pad(self.context_ids([context])), top)
+        pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
+        return [Retrieved(within.store[row], score) for row, score in pairs if row >= 0]
 
     @staticmethod
     def _sorted(texts: list[str], rows: list[int], scores: torch.Tensor, top: int | None) -> list[Ranked]:

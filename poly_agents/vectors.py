@@ -15,13 +15,6 @@ from poly_agents.ranker import TokenStates
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 
-def lower(precision: str) -> str:
-    """What `auto` stands for: bfloat16 where it is multiplied natively, else float32."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"the precision of a store is one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return str(choose_dtype("auto", "cpu")).removeprefix("torch.") if precision == "auto" else precision
-
-
 def flatten(kept: Any, precision: str) -> dict[str, Tensor]:
     """What a ranker keeps of N candidates -> tensors of N rows, or of all of their tokens, on the CPU."""
     if isinstance(kept, TokenStates):  # real tokens come first

@@ -15,6 +15,7 @@ from parlai.utils import logging as parlai_logging
 import poly_agents
 from poly_agents import candidates
 from poly_agents.ranker import Ranker
+from poly_agents.tokens import pad
 from tests.conftest import ROWS, WORDS, all_rankers, evaluate, example, make, settings, text
 
 parlai_logging.logger.setLevel("ERROR")
@@ -181,27 +182,59 @@ def test_encodings_are_reused_and_made_again_after_more_training(options, name, 
     given = settings(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed")
     TrainModel.main(**given, max_train_steps=2, learningrate=0.01)
     make(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed", datatype="valid")
-    cache = tmp_path / "model.pool.encs"
+    cache = tmp_path / "model.pool.store" / "store.json"
     first, when = cache.read_bytes(), cache.stat().st_mtime_ns
     make(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed", datatype="valid")
     assert cache.stat().st_mtime_ns == when
     TrainModel.main(**given, max_train_steps=4, learningrate=0.01)
     agent = make(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed", datatype="valid")
     assert cache.read_bytes() != first
-    fresh = agent.ranker_module.encode_texts(agent.pools["fixed"].ids)
-    torch.testing.assert_close(agent._encode("fixed"), fresh)
+    kept, contexts = agent.kept, pad([[5, 6, 7], [9]])
+    fresh = agent.ranker_module.encode_texts([agent.dict.words.ids(text) for text in kept.store.texts])
+    scores = agent.ranker_module.score_texts([[5, 6, 7], [9]], fresh)
+    torch.testing.assert_close(kept.scores(agent.ranker_module, contexts), scores, atol=1e-5, rtol=1e-5)
+    best = kept.best(agent.ranker_module, contexts, 5)
+    torch.testing.assert_close(best.scores, scores.sort(descending=True).values[:, :5], atol=1e-5, rtol=1e-5)
 
 
-def test_a_damaged_cache_is_made_again(trained, data, pool_file):
+def test_a_damaged_store_is_mended(trained, data, pool_file):
     given = {"eval_candidates": "fixed", "fixed_candidates_path": pool_file}
     first = evaluate(trained["bi"], data, **given)
-    cache = Path(f"{trained['bi']}.pool.encs")
-    cache.write_bytes(cache.read_bytes()[:-50])
+    (path,) = Path(f"{trained['bi']}.pool.store").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-50])
     assert evaluate(trained["bi"], data, **given)["mrr"].value() == first["mrr"].value()
+    assert evaluate(trained["bi"], data, **given, datatype="test")["mrr"].value() == first["mrr"].value()
+
+
+@pytest.mark.parametrize("how", ["exact", "certified", "fast"])
+def test_a_chat_searches_the_store(trained, pool_file, how, tmp_path):
+    more = {"fixed_candidates_path": pool_file, "eval_candidates": "fixed", "interactive_mode": True}
+    more |= {"search": how, "search_share": 1.0, "datatype": "valid"}
+    agent = create_agent_from_model_file(trained["poly"], more)
+    kept = agent.kept.scores(agent.ranker_module, pad([agent.dict.words.ids("hello how")]))[0]
+    reply = answer(agent, {"text": "hello how", "episode_done": False})[0]
+    assert reply["text"] == agent.kept.store.texts[int(kept.argmax())]
+    assert reply["candidate_scores"] == pytest.approx(kept.sort(descending=True).values.tolist(), abs=1e-5)
+
+
+def test_a_store_is_given_in_the_place_of_a_file(trained, data, pool_file, tmp_path):
+    model = poly_agents.load(trained["bi"], "float32")
+    folder = str(tmp_path / "store")
+    assert len(model.index(folder, pool_file)) == 29
+    first = evaluate(trained["bi"], data, eval_candidates="fixed", fixed_candidates_path=pool_file)
+    again = evaluate(trained["bi"], data, eval_candidates="fixed", fixed_candidates_path=folder)
+    assert again["mrr"].value() == first["mrr"].value()
+    with pytest.raises(ValueError, match="made by another model"):
+        evaluate(trained["poly"], data, eval_candidates="fixed", fixed_candidates_path=folder)
+
+
+def test_clusters_are_refused_where_a_candidate_has_more_than_one_vector(trained, data, pool_file):
+    with pytest.raises(ValueError, match="one vector a candidate: bi, poly, early"):
+        evaluate(trained["late"], data, eval_candidates="fixed", fixed_candidates_path=pool_file, search="fast")
 
 
 def test_encodings_at_a_path_of_the_user_s_are_written_used_and_checked(trained, data, pool_file, tmp_path):
-    path = tmp_path / "mine.encs"
+    path = tmp_path / "mine"
     given = {"eval_candidates": "fixed", "fixed_candidates_path": pool_file, "fixed_candidate_vecs": str(path)}
     first = evaluate(trained["bi"], data, **given)
     assert path.exists()

@@ -5,7 +5,6 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel
 
-from poly_agents import candidates as candidate_files
 from poly_agents import maths
 from poly_agents.late import LateOptions, LateRanker
 from poly_agents.tokens import pad
@@ -85,15 +84,10 @@ def test_the_first_projection_keeps_angles(tiny, tokenizer):
 
 
 @torch.no_grad()
-def test_kept_vectors_have_the_encoder_s_precision_and_survive_the_disk(tiny, tokenizer, texts, tmp_path):
+def test_kept_vectors_have_the_encoder_s_precision(tiny, tokenizer, texts):
     ranker = make_ranker(LateRanker, tiny, tokenizer)
     ranker.candidate_encoder.dtype = torch.bfloat16
-    contexts, candidates = texts(9, 4), texts(3, 6, 1)
-    kept = ranker.encode_texts(candidates)
-    assert kept.vectors.dtype == torch.bfloat16
-    candidate_files.save(tmp_path / "kept", "key", kept)
-    loaded = candidate_files.load(tmp_path / "kept", "key")
-    assert torch.equal(ranker.score_texts(contexts, loaded), ranker.score_texts(contexts, kept))
+    assert ranker.encode_texts(texts(3, 6, 1)).vectors.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
