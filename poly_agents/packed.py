@@ -94,7 +94,7 @@ class Packed:
 
 
 def products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """torch's own attention in two products: in bfloat16, which oneDNN multiplies, a third faster than in one."""
+    """torch's own attention in its steps: in bfloat16, from 14 tokens to 360, faster than the fused one (MiniLM)."""
     logits = (queries * queries.shape[-1] ** -0.5) @ keys.mT
     return (logits if bias is None else logits + bias).softmax(-1) @ values
 
