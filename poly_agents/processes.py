@@ -1,6 +1,8 @@
 """What the processes of a distributed run tell each other. With one process everything is the identity."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,51 @@ def rank() -> int:
 def own() -> slice:
     """Which rows of a common list are this process's: every `count()`-th."""
     return slice(rank(), None, count())
+
+
+@contextmanager
+def launched() -> Iterator[int]:
+    """The rank of a process that may have been started by torchrun; they can talk to each other inside."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield 0
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo")
+    try:
+        yield rank()
+    finally:
+        dist.destroy_process_group()
+
+
+def map_shared(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+    """`function` of every part, in order. The first process calls this, the others are in `share_work` with it."""
+    if count() == 1:
+        return [function(part) for part in parts]
+    dist.broadcast_object_list([parts], 0)
+    done: list[Any] = [None] * count()
+    dist.gather_object([function(part) for part in parts[own()]], done)
+    return [done[number % count()][number // count()] for number in range(len(parts))]
+
+
+def share_work(function: Callable[[Any], Any]) -> None:
+    """Do this process's part of every `map_shared` of the first one, until that leaves `workers`."""
+    while True:
+        told: list[Any] = [None]
+        dist.broadcast_object_list(told, 0)
+        if told[0] is None:
+            return
+        dist.gather_object([function(part) for part in told[0][own()]])
+
+
+@contextmanager
+def workers() -> Iterator[None]:
+    """Inside, the first process finds the others in `share_work`; afterwards, or when it fails, they go on."""
+    try:
+        yield
+    finally:
+        if count() > 1:
+            dist.broadcast_object_list([None], 0)
 
 
 def everyone(thing: Any) -> list[Any]:

@@ -27,7 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from poly_agents import files
+from poly_agents import files, processes
+from poly_agents.sketch import sketch
 from poly_agents.vectors import PRECISIONS, Vectors, flatten
 
 FORMAT = 1
@@ -84,6 +85,11 @@ class Store:
         return json.loads(os.pread(self._files[segment].fileno(), end - begin, begin))
 
     @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for segment in self.segments for path in paths(self.folder, segment))
+
+    @property
     def texts(self) -> "Texts":
         return Texts(self)
 
@@ -132,7 +138,8 @@ def build(
 
     `encode` gives what a ranker keeps of some texts, `maker` is the fingerprint of all that this depends on. What is
     there already is not encoded again, unless it was made by something else, in another precision, or is damaged.
-    Memory is bounded: some segments, and 40 bytes a candidate to know which are there.
+    Memory is bounded: some segments, and 40 bytes a candidate to know which are there. Of several processes the first
+    reads and writes, all of them encode, and the store is the same.
     """
     if precision not in (*PRECISIONS[1:], "float16"):
         raise ValueError(f"a store's precision is one of {', '.join(PRECISIONS[1:])}; got {precision!r}")
@@ -140,13 +147,16 @@ def build(
     if folder.is_dir() and read_header(folder) is None and any(p for p in folder.iterdir() if p.name != "lock"):
         raise ValueError(f"{folder} is a folder of something else; give a new one")
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    if processes.rank():
+        processes.share_work(lambda texts: flatten(encode(texts), precision))
+        return Store(folder, maker)
+    with FileLock(folder / "lock"), processes.workers():
         writer = Writer(folder, maker, precision, encode)
         with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
             for candidate in bar:
                 writer.add(candidate)
         writer.finish(keep, source)
-        return Store(folder, maker)
+    return Store(folder, maker)
 
 
 def made_by(folder: str | Path) -> str | None:
@@ -210,22 +220,27 @@ class Writer:
         new.sort(key=lambda item: -len(item[1]))
         while new:
             if self.rows is None:
-                tried = flatten(self.encode([json.loads(line)["text"] for _, line in new[:16]]), self.precision)
+                tried = self.encoded([json.loads(line)["text"] for _, line in new[:16]])
                 size = sum(part.nbytes for part in tried.values()) / len(new[:16])
                 self.rows = max(1, min(ROWS, int(BYTES / size)))
             self.segment(new[: self.rows])
             new = new[self.rows :]
 
+    def encoded(self, texts: list[str]) -> dict[str, Tensor]:
+        return flatten(self.encode(texts), self.precision)
+
     def segment(self, items: list[tuple[bytes, str]]) -> None:
         """Encode and write one segment, then list it."""
         texts = [json.loads(line)["text"] for _, line in items]
-        parts = [self.encode(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
-        tensors = [flatten(part, self.precision) for part in parts]
+        chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+        tensors = processes.map_shared(self.encoded, chunks)
         joined = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
         self.put([key for key, _ in items], [line for _, line in items], joined)
 
     def put(self, keys: list[bytes], lines: list[str], tensors: dict[str, Tensor]) -> None:
         encoded = [line.encode() + b"\n" for line in lines]
+        if "norms" in tensors:
+            tensors = tensors | sketch(Vectors([tensors]).block(torch.arange(len(keys))).numbers)
         tensors = tensors | {
             "keys": bytes_of(keys),
             "texts": bytes_of([digest(json.loads(line)["text"].strip()) for line in lines]),

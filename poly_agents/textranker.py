@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from poly_agents import checkpoint, files
+from poly_agents import checkpoint, files, processes
 from poly_agents import store as stores
 from poly_agents.backbone import choose_dtype
 from poly_agents.candidates import fingerprint
@@ -118,10 +118,9 @@ class TextRanker:
         maker, source, total = self.maker, "", None
         if isinstance(candidates, str | Path):
             source, total = files.sha256(candidates), stores.count_lines(candidates)
-            if not keep:
-                found = stores.unchanged(folder, maker, precision, source)
-                if found is not None:
-                    return found
+            found = None if keep else stores.unchanged(folder, maker, precision, source)
+            if all(processes.everyone(found is not None)):
+                return found
             candidates = stores.read_candidates(candidates)
         else:
             candidates = ({"text": each} if isinstance(each, str) else each for each in candidates)

@@ -34,6 +34,28 @@ def flatten(kept: Any, precision: str) -> dict[str, Tensor]:
     return {name: part.cpu().contiguous() for name, part in tensors.items()}
 
 
+class Block(NamedTuple):
+    """Some candidates of one vector each."""
+
+    first: int  # row of the first one, where they follow one another
+    vectors: Tensor  # [n, D]
+    scales: Tensor | None  # [n, 1] of int8 vectors
+    norms: Tensor  # [n]
+
+    @property
+    def numbers(self) -> Tensor:
+        """[n, D] float32"""
+        return self.vectors.float() if self.scales is None else self.vectors.float() * self.scales
+
+    def products(self, queries: Tensor) -> Tensor:
+        """With queries [K, D] in the type that is computed in: [n, K]; int8 still needs its scales."""
+        return self.vectors.to(queries.dtype) @ queries.T
+
+    def scaled(self, largest: Tensor) -> Tensor:
+        """A result of products, with its scales: [n] float32."""
+        return largest.float() if self.scales is None else largest.float() * self.scales.squeeze(-1)
+
+
 class Vectors:
     """Kept candidates in some segments, their rows counted through: what `flatten` gave of each."""
 
@@ -41,6 +63,7 @@ class Vectors:
         self.segments = segments
         self.ragged = bool(segments) and "lengths" in segments[0]
         self.rows = [len(part["lengths" if self.ragged else "vectors"]) for part in segments]
+        self.bounds = torch.tensor(self.rows).cumsum(0)  # rows up to the end of each segment
         self.ends = [part["lengths"].long().cumsum(0) for part in segments] if self.ragged else []
 
     @classmethod
@@ -85,6 +108,20 @@ class Vectors:
         held = self.segments[number]
         return {name: held[name][start:stop] for name in ("vectors", "scales") if name in held}
 
+    def block(self, rows: Tensor) -> Block:
+        """Some rows [n], of one vector each, in their order."""
+        numbers = torch.bucketize(rows, self.bounds, right=True)  # of the segments
+        names = [name for name in ("vectors", "scales", "norms") if name in self.segments[0]]
+        parts, places = {name: [] for name in names}, []
+        for number in numbers.unique().tolist():
+            places.append((numbers == number).nonzero().squeeze(-1))
+            own = rows[places[-1]] - (self.bounds[number - 1] if number else 0)
+            for name in names:
+                parts[name].append(self.segments[number][name][own])
+        order = torch.cat(places).argsort()
+        held = {name: torch.cat(part)[order] for name, part in parts.items()}
+        return Block(-1, held["vectors"], held.get("scales"), held["norms"])
+
     def select(self, wanted: Tensor) -> dict[str, Tensor]:
         """Some rows [N] bool of the only segment, as a segment of their own."""
         (held,) = self.segments
@@ -96,27 +133,6 @@ class Vectors:
 def numbers(part: dict[str, Tensor]) -> Tensor:
     """The vectors in a precision that is computed in."""
     return part["vectors"] if "scales" not in part else part["vectors"].float() * part["scales"]
-
-
-class Block(NamedTuple):
-    """Some rows of a store with one vector a candidate."""
-
-    first: int
-    vectors: Tensor  # [n, D]
-    scales: Tensor | None  # [n, 1] of int8 vectors
-    norms: Tensor  # [n]
-
-    def numbers(self, rows: Tensor) -> Tensor:
-        chosen = self.vectors[rows].float()
-        return chosen if self.scales is None else chosen * self.scales[rows]
-
-    def products(self, queries: Tensor) -> Tensor:
-        """With queries [K, D] in the type that is computed in: [n, K]; int8 still needs its scales."""
-        return self.vectors.to(queries.dtype) @ queries.T
-
-    def scaled(self, largest: Tensor) -> Tensor:
-        """A result of products, with its scales: [n] float32."""
-        return largest.float() if self.scales is None else largest.float() * self.scales.squeeze(-1)
 
 
 def blocks(vectors: Vectors, size: int) -> Iterator[Block]:

@@ -209,7 +209,7 @@ def test_a_damaged_store_is_mended(trained, data, pool_file):
 @pytest.mark.parametrize("how", ["exact", "certified", "fast"])
 def test_a_chat_searches_the_store(trained, pool_file, how, tmp_path):
     more = {"fixed_candidates_path": pool_file, "eval_candidates": "fixed", "interactive_mode": True}
-    more |= {"search": how, "search_share": 1.0, "datatype": "valid"}
+    more |= {"search": how, "datatype": "valid"}
     agent = create_agent_from_model_file(trained["poly"], more)
     kept = agent.kept.scores(agent.ranker_module, pad([agent.dict.words.ids("hello how")]))[0]
     reply = answer(agent, {"text": "hello how", "episode_done": False})[0]
@@ -228,7 +228,7 @@ def test_a_store_is_given_in_the_place_of_a_file(trained, data, pool_file, tmp_p
         evaluate(trained["poly"], data, eval_candidates="fixed", fixed_candidates_path=folder)
 
 
-def test_clusters_are_refused_where_a_candidate_has_more_than_one_vector(trained, data, pool_file):
+def test_codes_are_refused_where_a_candidate_has_more_than_one_vector(trained, data, pool_file):
     with pytest.raises(ValueError, match="one vector a candidate: bi, poly, early"):
         evaluate(trained["late"], data, eval_candidates="fixed", fixed_candidates_path=pool_file, search="fast")
 

@@ -1,0 +1,54 @@
+"""`parlai poly_index`: as a command, by several processes, and what it says."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from poly_agents import load
+from poly_agents.store import Store
+from tests.conftest import text
+
+
+@pytest.fixture
+def pool(tmp_path) -> str:
+    rows = [{"text": text(number), "id": number} for number in range(300)]
+    path = tmp_path / "pool.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def index(model: str, pool: str, out, *more: str, processes: int = 1) -> subprocess.CompletedProcess:
+    parlai = [shutil.which("parlai", path=str(sys.executable).rpartition("/")[0]) or "parlai"]
+    if processes > 1:
+        parlai = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *parlai]
+    line = [*parlai, "poly_index", "-mf", model, "-fcp", pool, "--out", str(out), *more]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_makes_a_store_and_says_what_is_in_it(trained, pool, tmp_path):
+    done = index(trained["poly"], pool, tmp_path / "one", "--store-precision", "int8")
+    assert done.returncode == 0, done.stderr
+    assert "300 candidates in" in done.stdout
+    store = Store(tmp_path / "one", load(trained["poly"]).maker)
+    assert sorted(store[row]["id"] for row in range(300)) == list(range(300))
+    refused = index(trained["poly"], str(tmp_path / "nothing"), tmp_path / "two")
+    assert refused.returncode != 0
+    assert "nothing" in refused.stderr
+
+
+def test_two_processes_make_the_same_store(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    pool = str(tmp_path / "pool.txt")
+    Path(pool).write_text("\n".join(map(text, range(5000))), encoding="utf-8")  # more than one goes to each process
+    done = index(trained["late"], pool, tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr
+    one = load(trained["late"]).index(tmp_path / "one", pool)
+    two = Store(tmp_path / "two", load(trained["late"]).maker)
+    assert list(one.texts) == list(two.texts)
+    for mine, theirs in zip(one.vectors.segments, two.vectors.segments, strict=True):
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
