@@ -151,11 +151,11 @@ def build(
         processes.share_work(lambda texts: flatten(encode(texts), precision))
         return Store(folder, maker)
     with FileLock(folder / "lock"), processes.workers():
-        writer = Writer(folder, maker, precision, encode)
-        with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
-            for candidate in bar:
+        with tqdm(total=total, unit="cand", desc="encoding", disable=not progress) as bar:
+            writer = Writer(folder, maker, precision, encode, bar.update)
+            for candidate in candidates:
                 writer.add(candidate)
-        writer.finish(keep, source)
+            writer.finish(keep, source)
     return Store(folder, maker)
 
 
@@ -184,8 +184,15 @@ def unchanged(folder: str | Path, maker: str, precision: str, source: str) -> St
 class Writer:
     """Puts candidates into a folder, one segment after another."""
 
-    def __init__(self, folder: Path, maker: str, precision: str, encode: Callable[[list[str]], Any]):
-        self.folder, self.maker, self.precision, self.encode = folder, maker, precision, encode
+    def __init__(
+        self,
+        folder: Path,
+        maker: str,
+        precision: str,
+        encode: Callable[[list[str]], Any],
+        done: Callable[[int], Any],
+    ):
+        self.folder, self.maker, self.precision, self.encode, self.done = folder, maker, precision, encode, done
         header = read_header(folder) or {}
         same = header.get("maker") == maker and header.get("precision") == precision
         listed = [Segment(*entry) for entry in header["segments"]] if same else []
@@ -216,6 +223,7 @@ class Writer:
         new = [item for item, known in zip(self.waiting.items(), there, strict=True) if not known]
         new = [(key, line) for key, line in new if key not in self.added]
         self.added.update(key for key, _ in new)
+        self.done(len(self.waiting) - len(new))
         self.waiting = {}
         new.sort(key=lambda item: -len(item[1]))
         while new:
@@ -233,7 +241,11 @@ class Writer:
         """Encode and write one segment, then list it."""
         texts = [json.loads(line)["text"] for _, line in items]
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
-        tensors = processes.map_shared(self.encoded, chunks)
+        tensors: list[dict[str, Tensor]] = []
+        while len(tensors) < len(chunks):
+            part = chunks[len(tensors) :][: processes.count()]
+            tensors += processes.map_shared(self.encoded, part)
+            self.done(sum(map(len, part)))
         joined = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
         self.put([key for key, _ in items], [line for _, line in items], joined)
 
