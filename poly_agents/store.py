@@ -150,12 +150,12 @@ def build(
     if processes.rank():
         processes.share_work(lambda texts: flatten(encode(texts), precision))
         return Store(folder, maker)
-    with FileLock(folder / "lock"), processes.workers():
-        with tqdm(total=total, unit="cand", desc="encoding", disable=not progress) as bar:
-            writer = Writer(folder, maker, precision, encode, bar.update)
-            for candidate in candidates:
-                writer.add(candidate)
-            writer.finish(keep, source)
+    bar = tqdm(total=total, unit="cand", desc="encoding", disable=not progress)
+    with bar, FileLock(folder / "lock"), processes.workers():
+        writer = Writer(folder, maker, precision, encode, bar.update)
+        for candidate in candidates:
+            writer.add(candidate)
+        writer.finish(keep, source)
     return Store(folder, maker)
 
 
