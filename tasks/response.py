@@ -1,10 +1,12 @@
 """What every task here has in common: a context, its response, perhaps candidates, in an order that can be resumed."""
 
+import gzip
 import random
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from parlai.core.message import Message
 from parlai.core.teachers import FixedDialogTeacher
@@ -18,8 +20,10 @@ CANDIDATES = 20  # of a context in evaluation, where the data set brings none
 
 class Example(NamedTuple):
     context: Sequence[str]  # turns, oldest first
-    response: str
+    response: str  # a right one
     candidates: Sequence[str] | None = None
+    others: Sequence[str] = ()  # more right ones
+    grades: Sequence[float] | None = None  # of each candidate, where judgements are graded
 
 
 class ResponseTeacher(FixedDialogTeacher, ABC):
@@ -28,6 +32,16 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     Training goes through a new shuffle every epoch, made from `--seed` and the epoch's number: the same on every
     machine, different parts of it for the workers of a distributed run, and it goes on where a checkpoint stopped.
     """
+
+    skipped = 0  # bad rows that were left out
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("data")
+        group.add_argument("--data-files", help="where the files of the data set are: a folder, or one file")
+        group.add_argument("--skip-bad-rows", type="bool", default=False, help="leave out rows that cannot be read")
+        return parser
 
     def __init__(self, opt, shared=None):
         super().__init__(opt, shared)
@@ -76,10 +90,45 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def get(self, episode_idx, entry_idx=0):
         example = self.examples[episode_idx]
-        message = Message(text="\n".join(example.context), labels=[example.response], episode_done=True)
+        labels = [example.response, *example.others]
+        message = Message(text="\n".join(example.context), labels=labels, episode_done=True)
         if example.candidates is not None:
             message["label_candidates"] = list(example.candidates)
+        if example.grades is not None:
+            message["grades"] = list(example.grades)
         return message
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        """Where a file of the data set is: under `--data-files`, a folder, or itself that file."""
+        given = self.opt.get("data_files")
+        if not given:
+            raise ValueError(f"the task {self.opt['task']} needs --data-files: the folder that holds {name}")
+        path = Path(given) if Path(given).is_file() else Path(given) / name
+        if path.is_file():
+            return path
+        if path.with_name(f"{path.name}.gz").is_file():
+            return path.with_name(f"{path.name}.gz")
+        raise ValueError(f"--data-files {given}: there is no {name} (or {name}.gz) in it")
+
+    def rows(self, path: Path, parse: Callable[[str], Any]) -> Iterator[Any]:
+        """`parse` of every line of a UTF-8 file, gzipped or not. What it refuses is named with file and line."""
+        opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        with opened as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    if line.strip():
+                        yield parse(line.decode("utf-8").rstrip("\r\n"))
+                except (ValueError, KeyError, IndexError, TypeError) as error:
+                    self.bad(f"{path}:{number}", error)
+
+    def bad(self, place: str, error: Exception) -> None:
+        """A row that is not what it should be: an error, or with --skip-bad-rows counted."""
+        if not self.opt.get("skip_bad_rows"):
+            reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{place}: {reason}; --skip-bad-rows true leaves such rows out") from error
+        self.skipped += 1
 
     def chat_candidates(self) -> Iterator[str]:
         """Responses to chat with: every one of this split, on one line."""

@@ -24,7 +24,7 @@ def test_every_task_is_found_by_its_name():
 
 
 def digest(examples) -> str:
-    return hashlib.sha256(json.dumps([list(e) for e in examples], ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([list(e[:3]) for e in examples], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize(
