@@ -114,8 +114,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def rows(self, path: Path, parse: Callable[[str], Any]) -> Iterator[Any]:
         """`parse` of every line of a UTF-8 file, gzipped or not. What it refuses is named with file and line."""
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-        with opened as lines:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     if line.strip():
