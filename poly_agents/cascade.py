@@ -25,7 +25,7 @@ from parlai.core.torch_agent import History  # noqa: E402
 from parlai.utils import logging  # noqa: E402
 from parlai.utils.misc import warn_once  # noqa: E402
 
-from poly_agents import pool  # noqa: E402
+from poly_agents import milvus, pool  # noqa: E402
 from poly_agents.agent import ShowCandidates, lines  # noqa: E402
 from poly_agents.backbone import PRECISIONS  # noqa: E402
 from poly_agents.candidates import Memory  # noqa: E402
@@ -124,7 +124,10 @@ class CascadeAgent(Agent):
         if "train" in opt.get("datatype", "") and "evalmode" not in opt["datatype"] and not self.chat:
             raise ValueError("a cascade is not trained: train its two models, each by itself, with train_model")
         self.options = CascadeOptions.of(opt)
-        if self.path and not Path(self.path).is_file() and not Path(self.path, HEADER).is_file():
+        there = self.path and (
+            milvus.is_address(self.path) or Path(self.path).is_file() or Path(self.path, HEADER).is_file()
+        )
+        if self.path and not there:
             raise ValueError(f"--fixed-candidates-path {self.path}: there is no such file, and no candidate store")
         if self.chat and not self.path:
             raise ValueError("a chat needs candidates to retrieve from; give -fcp FILE")
@@ -141,9 +144,11 @@ class CascadeAgent(Agent):
             )
         self.search = self._open(self.path, files["retriever"]) if self.path else None
 
-    def _open(self, path: str, retriever: str) -> Search:
+    def _open(self, path: str, retriever: str) -> Search | milvus.MilvusSearch:
         """The candidates of a file, encoded and kept beside the retriever; or those of a store."""
         options, model = SearchOptions.of(self.opt), self.retriever.model
+        if milvus.is_address(path):
+            return milvus.open_search(path, model, options)
         if Path(path).is_dir():
             return Search(Store(path, model.maker), options)
         found = model.index(f"{retriever}.{Path(path).stem}.store", path, options.store_precision)
