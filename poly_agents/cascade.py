@@ -99,7 +99,9 @@ class CascadeAgent(Agent):
         CascadeOptions.add_to(group)
         SearchOptions.add_to(group)
         group.add_argument(
-            "-fcp", "--fixed-candidates-path", help="candidates to retrieve from: a file with one a line, or a store"
+            "-fcp",
+            "--fixed-candidates-path",
+            help="candidates to retrieve from: a file, one a line; a store; milvus:URI#COLLECTION",
         )
         group.add_argument(
             "--show-candidates",
