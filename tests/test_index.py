@@ -52,3 +52,10 @@ def test_two_processes_make_the_same_store(trained, tmp_path, monkeypatch):
     assert list(one.texts) == list(two.texts)
     for mine, theirs in zip(one.vectors.segments, two.vectors.segments, strict=True):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_command_fills_a_milvus_collection(trained, pool, tmp_path):
+    where = f"milvus:{tmp_path / 'candidates.db'}#replies"
+    done = index(trained["bi"], pool, where)
+    assert done.returncode == 0, done.stderr
+    assert f"300 candidates in {where}" in done.stdout

@@ -27,7 +27,7 @@ class PolyIndex(ParlaiScript):
             required=True,
             help="one candidate a line; in a .jsonl an object each, with a text and whatever else (id, metadata)",
         )
-        group.add_argument("--out", required=True, help="folder of the store")
+        group.add_argument("--out", required=True, help="folder of the store; or milvus:URI#COLLECTION")
         group.add_argument(
             "--store-precision", default="auto", choices=PRECISIONS, help="auto: as the encoder computes"
         )
@@ -35,11 +35,17 @@ class PolyIndex(ParlaiScript):
         return parser
 
     def run(self):
-        from poly_agents import load, processes
+        from poly_agents import load, milvus, processes, store
 
+        opt = self.opt
         with processes.launched() as rank:
-            opt = self.opt
             model = load(opt["model_file"])
+            if milvus.is_address(opt["out"]):
+                candidates = store.read_candidates(opt["fixed_candidates_path"])
+                where = milvus.address(opt["out"])
+                filled = milvus.build(*where, candidates, model.encode, model.maker, keep=opt["add"])
+                print(f"{len(filled):,} candidates in {opt['out']}")
+                return
             store = model.index(opt["out"], opt["fixed_candidates_path"], opt["store_precision"], opt["add"], rank == 0)
             if rank == 0:
                 print(f"{len(store):,} candidates in {opt['out']}, {store.size / 2**20:,.1f} MB in {store.precision}")
