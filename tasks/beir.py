@@ -28,7 +28,7 @@ Retrieval: write the corpus as candidates, then rank all of it. Documents withou
 import argparse
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,16 @@ def parse_found(line: str) -> tuple[str, list[tuple[str, float]]]:
     if not isinstance(row, dict) or not isinstance(row["documents"], list):
         raise ValueError("a line is a JSON object with query_id and documents, a list of ids")
     return row["query_id"], [(str(document), -float(place)) for place, document in enumerate(row["documents"])]
+
+
+def write_run(out: str | Path, found: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+    """Write every query's documents and scores, best first, as the TREC run that `--beir-run` reads."""
+    lines = [
+        f"{query} Q0 {document} {rank} {score:.6f} poly_agents\n"
+        for query, best in found.items()
+        for rank, (document, score) in enumerate(best, 1)
+    ]
+    files.write_text(out, "".join(lines))
 
 
 def documents(folder: str | Path) -> Iterator[dict[str, str]]:

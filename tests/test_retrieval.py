@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from parlai.scripts.eval_model import EvalModel
 
 from poly_agents.store import read_candidates
-from poly_agents.tasks.beir import documents, write_corpus
+from poly_agents.tasks.beir import documents, write_corpus, write_run
 from tests.data import FIXTURES, read, shared, spoil, teacher
 
 TOY = FIXTURES / "beir/toy"
@@ -30,6 +31,12 @@ def test_beir_s_run_gives_the_candidates_and_their_grades(run):
     assert second.grades == [1.0, 0.0]
     assert third.response not in third.candidates
     assert len(read("beir", "test", TOY, **options, beir_top=1)[0].candidates) == 1
+
+
+def test_a_run_that_was_written_is_read(tmp_path):
+    write_run(tmp_path / "run.txt", {"q1": [("d3", 2.5), ("d1", -1.0)], "q2": [("d1", 0.1)]})
+    run = teacher("beir", "test", TOY, beir_run=str(tmp_path / "run.txt")).run("test")
+    assert run == {"q1": ["d3", "d1"], "q2": ["d1"]}
 
 
 def test_beir_s_train_adds_what_was_judged_right():
@@ -132,3 +139,38 @@ def test_real_triples_of_msmarco():
     assert len(found) == 100
     assert found[0].context == ["is a little caffeine ok during pregnancy"]
     assert found[0].candidates[1].startswith("It is generally safe for pregnant women to eat chocolate")
+
+
+def test_parlai_ranks_the_whole_corpus_of_beir(tiny, tmp_path):
+    write_corpus(TOY, tmp_path / "corpus.jsonl")
+    report = EvalModel.main(
+        model="poly_agents/bi",
+        backbone=tiny,
+        task="poly_agents:beir:toy",
+        data_files=str(FIXTURES / "beir"),
+        datatype="test",
+        eval_candidates="fixed",
+        fixed_candidates_path=str(tmp_path / "corpus.jsonl"),
+        text_truncate=31,
+        label_truncate=13,
+        batchsize=2,
+    )
+    assert report["exs"] == 3 and 1 <= report["rank"] <= 4
+
+
+@pytest.mark.parametrize(("task", "folder"), [("beir", TOY), ("msmarco", FIXTURES / "msmarco")])
+def test_parlai_re_ranks_where_nothing_right_was_found(tiny, task, folder):
+    options = {"beir_run": str(FIXTURES / "beir/run.txt")} if task == "beir" else {}
+    report = EvalModel.main(
+        model="poly_agents/bi",
+        backbone=tiny,
+        task=f"poly_agents:{task}",
+        data_files=str(folder),
+        datatype="valid",
+        ignore_bad_candidates=True,
+        text_truncate=31,
+        label_truncate=13,
+        batchsize=2,
+        **options,
+    )
+    assert report["exs"] == 3
