@@ -1,0 +1,141 @@
+"""Real data sets through the `parlai` command line: bi, poly and cross, each trained for the same time.
+
+    python benchmarks/tasks.py --data FOLDER --seconds 600 [--only wikiqa ...] [--rankers bi cross]
+
+FOLDER holds `mutual`, `wikiqa`, `insuranceqa`, `ubuntu_irc` and `scifact`, each as its task in `tasks/` reads it. On
+SciFact the ranker re-ranks the hundred documents that the untrained MiniLM finds in the corpus (`--beir-run`, made
+here), trained on the training judgements. Writes `results/tasks.{json,md}`, hits@1, MAP and MRR beside published
+numbers. MiniLM was tuned on data that resemble some of these before it came here.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from poly_agents.files import write_text
+from poly_agents.search import Search, SearchOptions
+from poly_agents.tasks.beir import documents, read_object, write_run
+
+RESULTS = Path(__file__).parent / "results"
+PARLAI = Path(sys.executable).with_name("parlai")
+QUIET = {"TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
+MEASURES = ("hits@1", "map", "mrr", "ndcg@10")
+ENDS = "--evaltask poly_agents:chitchat"  # training evaluates on valid and test when it ends, some sets lack one
+DEPTH = 100  # documents of a query that are ranked again
+
+
+@dataclass(frozen=True)
+class Job:
+    """A data set: how it is read, trained and measured, and what has been published on it."""
+
+    task: str
+    split: str
+    lengths: str
+    published: str
+    inline: bool = False  # train against the candidates of the example, not against the batch's
+    rankers: tuple[str, ...] = ("bi", "poly", "cross")
+
+
+JOBS = {
+    "mutual": Job("mutual", "valid", "200 50", "dev R@1 .657 (BERT), .695 (RoBERTa; Cui et al. 2020)", inline=True),
+    "wikiqa": Job("wikiqa", "test", "32 96", "test MAP .652, MRR .665 (CNN); .920, .933 (TandA)", inline=True),
+    "insuranceqa": Job("insuranceqa", "valid", "32 128", "test top-1 .653 (CNN, on other pools of 500)"),
+    "ubuntu_irc": Job("ubuntu_irc", "valid", "128 48", "none on these candidates"),
+    "scifact": Job(
+        "beir", "test", "64 256", "NDCG@10 .688 (BM25, then a cross-encoder; Thakur et al. 2021)", True, ("cross",)
+    ),
+}
+
+
+def parlai(command: str) -> None:
+    """Show a command, run it, stop where it fails."""
+    print(f"$ parlai {command}", flush=True)
+    subprocess.run([PARLAI, *shlex.split(command)], check=True, env=os.environ | QUIET, stdout=subprocess.DEVNULL)
+
+
+def first_stage(data: Path, out: Path) -> None:
+    """The run of the untrained encoder over the corpus, for every query."""
+    from retrieval import untrained
+
+    model = untrained("auto", 256)
+    with tempfile.TemporaryDirectory() as folder:
+        search = Search(model.index(Path(folder, "store"), documents(data)), SearchOptions())
+        queries = [read_object(line) for line in (data / "queries.jsonl").read_text("utf-8").splitlines() if line]
+        found = {row["_id"]: model.search(row["text"], search, DEPTH + 1) for row in queries}
+    write_run(out, {query: [(each.candidate["id"], each.score) for each in best] for query, best in found.items()})
+
+
+def measure(job: Job, ranker: str, data: str, seconds: float, examples: int, folder: Path) -> dict:
+    """Train one ranker for some seconds and evaluate it."""
+    text, label = job.lengths.split()
+    size = "-bs 8" if ranker == "cross" else "-bs 32"
+    inline = "-cands inline" if job.inline else ""
+    parlai(
+        f"train_model -m poly_agents/{ranker} {data} -mf {folder}/{ranker} {size} {inline} --text-truncate {text} "
+        f"--label-truncate {label} --max-train-time {seconds} --num-epochs 1000 --validation-every-n-epochs -1 "
+        f"--validation-max-exs 16 --short-final-eval true --ignore-bad-candidates true --loglevel warn {ENDS}"
+    )
+    return evaluate(job, f"-mf {folder}/{ranker}", data, examples, folder)
+
+
+def evaluate(job: Job, model: str, data: str, examples: int, folder: Path) -> dict:
+    """What `parlai eval_model` reports on the first examples."""
+    report = folder / "report.json"
+    parlai(
+        f"eval_model {model} {data} -dt {job.split} -ne {examples} -bs 16 -ecands inline --ignore-bad-candidates true "
+        f"--report-filename {report} --loglevel warn"
+    )
+    found = json.loads(report.read_text())["report"]
+    return {name: found[name] for name in MEASURES if name in found} | {"contexts": found["exs"]}
+
+
+def table(results: list[dict]) -> str:
+    head = f"| data set | ranker | contexts | {' | '.join(MEASURES)} | published |"
+    lines = [head, "| --- | --- | ---: |" + " ---: |" * len(MEASURES) + " --- |"]
+    for row in results:
+        cells = [f"{row[name]:.3f}" if name in row else "" for name in MEASURES]
+        lines.append(
+            f"| {row['data']} | {row['ranker']} | {row['contexts']} | {' | '.join(cells)} | {row['published']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with a folder for each data set")
+    parser.add_argument("--seconds", type=float, default=600, help="of training, for each ranker")
+    parser.add_argument("--examples", type=int, default=-1, help="evaluate on the first; -1: on all")
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="these data sets alone")
+    parser.add_argument("--rankers", nargs="+", choices=("bi", "poly", "cross"), help="these rankers alone")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the table goes")
+    given = parser.parse_args()
+
+    results = []
+    for name in given.only:
+        job, place = JOBS[name], given.data / name
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            data = f"-t poly_agents:{job.task} --data-files {shlex.quote(str(place))}"
+            if job.task == "beir":
+                first_stage(place, folder / "run.txt")
+                data += f" --beir-run {folder}/run.txt --beir-top {DEPTH}"
+            text, label = job.lengths.split()
+            start = f"-m poly_agents/bi --text-truncate {text} --label-truncate {label}"
+            rows = {"MiniLM, untrained": evaluate(job, start, data, given.examples, folder)}
+            for ranker in given.rankers or job.rankers:
+                rows[ranker] = measure(job, ranker, data, given.seconds, given.examples, folder)
+        results += [{"data": name, "ranker": r, "published": job.published} | row for r, row in rows.items()]
+        done = {"seconds": given.seconds, "results": results}
+        write_text(given.out / "tasks.json", json.dumps(done, indent=1) + "\n")
+        write_text(given.out / "tasks.md", f"{table(results)}\nEach trained for {given.seconds:g} s.\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""DailyDialog: everyday conversations from sites where English is learnt.
+
+Source     http://yanran.li/dailydialog (ijcnlp_dailydialog.zip)
+Licence    CC BY-NC-SA 4.0
+Paper      Li et al. 2017, https://aclanthology.org/I17-1099
+Sizes      train 11,118 dialogues, 76,053 responses; valid 1,000 dialogues, 7,069 responses, less the copies
+Context    every turn before the response, oldest first (`--history-turns N` keeps the newest)
+Candidates 20 in evaluation: the response and 19 of the same split, drawn once
+Files      `train.zip`, `validation.zip`, `test.zip` as they are inside the official archive, or that archive itself;
+           `dialogues_SPLIT.txt` in them has one dialogue a line, `__eou__` after every turn
+
+Valid and test hold copies of train dialogues, some with other blanks or quotes, some cut off: those whose letters and
+digits stand in a row in a train dialogue are left out (130 of valid; 6,095 responses stay), unless
+`--dailydialog-copies true`. So the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
+"""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+
+from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+
+ARCHIVE = "ijcnlp_dailydialog.zip"
+FILES = ((f"http://yanran.li/files/{ARCHIVE}", ARCHIVE, None),)
+END = "__eou__"
+
+
+class DailydialogTeacher(ResponseTeacher):
+    """`-t poly_agents:dailydialog --data-files FOLDER`"""
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("dailydialog")
+        group.add_argument("--history-turns", type=int, default=100, help="turns of context, the newest ones")
+        group.add_argument("--dailydialog-copies", type="bool", default=False, help="evaluate on copies of train too")
+        return parser
+
+    def read(self, split):
+        turns = self.opt.get("history_turns", 100)
+        if turns < 1:
+            raise ValueError(f"--history-turns must be at least 1, got {turns}")
+        dialogues = list(self.dialogues(split))
+        if split != "train" and not self.opt.get("dailydialog_copies"):
+            known = "\n".join(map(letters, self.dialogues("train")))
+            dialogues = [dialogue for dialogue in dialogues if letters(dialogue) not in known]
+        examples = [
+            Example(dialogue[max(0, place - turns) : place], dialogue[place])
+            for dialogue in dialogues
+            for place in range(1, len(dialogue))
+        ]
+        return examples if split == "train" else draw_candidates(examples, f"dailydialog:{split}")
+
+    def dialogues(self, split: str) -> Iterator[list[str]]:
+        """Each as its turns."""
+        name = "validation" if split == "valid" else split
+        try:
+            path, data = self.path(f"{name}.zip"), None
+        except ValueError:
+            path = self.path(ARCHIVE)
+            with zipfile.ZipFile(path) as archive:
+                data = io.BytesIO(archive.read(f"{path.stem}/{name}.zip"))
+        member = f"{name}/dialogues_{name}.txt"
+        with zipfile.ZipFile(data or path) as archive, archive.open(member) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    if line.strip():
+                        yield parse(line.decode("utf-8"))
+                except ValueError as error:
+                    self.bad(f"{path}/{member}:{number}", error)
+
+
+def parse(line: str) -> list[str]:
+    """The turns of a dialogue.
+
+    >>> parse("Hi , Ann ! __eou__ Hello . __eou__")
+    ['Hi , Ann !', 'Hello .']
+    """
+    *turns, rest = line.split(END)
+    if rest.strip() or not turns:
+        raise ValueError(f"a dialogue ends in {END}")
+    return [" ".join(turn.split()) for turn in turns if turn.strip()]
+
+
+def letters(dialogue: list[str]) -> str:
+    """What a copy has in common with its original."""
+    return re.sub(r"[\W_]", "", "".join(dialogue).lower())

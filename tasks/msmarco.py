@@ -1,0 +1,98 @@
+"""MS MARCO passage re-ranking: Bing queries and the passages that BM25 found for them.
+
+Source     https://microsoft.github.io/msmarco/Datasets (passage ranking)
+Licence    MS MARCO terms: non-commercial research
+Paper      Bajaj et al. 2016, https://arxiv.org/abs/1611.09268
+Sizes      train 39,780,811 triples; valid 6,980 queries with up to 1,000 passages each (6,668,967 rows), 7,437 judged
+           right; the labels of eval are hidden, so there is no test split
+Context    the query
+Candidates valid: the passages of top1000.dev in the order of its rows; train: the right passage and the wrong one
+Files      `top1000.dev` ("qid pid query passage") with `qrels.dev.small.tsv` ("qid 0 pid 1"),
+           `triples.train.small.tsv` ("query positive negative"), all parted by tabs
+
+`--msmarco-triples N` reads the first N triples, a million unless told: all of them are 27 GB. Valid holds some 3 GB of
+passages in memory. MRR@10 counts every judged query: for one in seven no right passage was found, so evaluate with
+`--ignore-bad-candidates true`, which ranks the others; such a query has the response that is judged right only where
+some query has that passage, and is left out, with a warning that counts them, where none has.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from parlai.utils import logging
+
+from poly_agents.tasks.response import Example, ResponseTeacher
+
+_ROOT = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
+FILES = (
+    (f"{_ROOT}/top1000.dev.tar.gz", "top1000.dev.tar.gz", None),
+    (f"{_ROOT}/qrels.dev.small.tsv", "qrels.dev.small.tsv", None),
+    (f"{_ROOT}/triples.train.small.tar.gz", "triples.train.small.tar.gz", None),
+)
+
+
+class MsmarcoTeacher(ResponseTeacher):
+    """`-t poly_agents:msmarco --data-files FOLDER`"""
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("msmarco")
+        group.add_argument("--msmarco-triples", type=int, default=1_000_000, help="how many training triples are read")
+        return parser
+
+    def read(self, split) -> Iterator[Example]:
+        if split == "test":
+            raise ValueError("the labels of MS MARCO's eval part are hidden; it has no test split here: -dt valid")
+        return self.triples() if split == "train" else self.ranked()
+
+    def triples(self) -> Iterator[Example]:
+        limit = self.opt.get("msmarco_triples", 1_000_000)
+        if limit < 1:
+            raise ValueError(f"--msmarco-triples must be at least 1, got {limit}")
+        return islice(self.rows(self.path("triples.train.small.tsv"), parse_triple), limit)
+
+    def ranked(self) -> Iterator[Example]:
+        """Each query with its passages and their judgements, in the order the queries come first."""
+        right: dict[str, list[str]] = {}
+        for query, passage, grade in self.rows(self.path("qrels.dev.small.tsv"), parse_judgement):
+            if grade > 0:
+                right.setdefault(query, []).append(passage)
+        texts: dict[str, str] = {}
+        queries: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
+        for number, passage, query, text in self.rows(self.path("top1000.dev"), lambda line: fields(line, 4)):
+            if number in right:
+                texts.setdefault(passage, text)
+                queries.setdefault(number, query)
+                found.setdefault(number, []).append(passage)
+        lost = len(right) - len(found)
+        for number, passages in found.items():
+            there = set(passages)
+            known = sorted((p for p in right[number] if p in texts), key=lambda passage: passage not in there)
+            if known:
+                response, *others = (texts[passage] for passage in known)
+                grades = [float(passage in right[number]) for passage in passages]
+                yield Example([queries[number]], response, [texts[passage] for passage in passages], others, grades)
+            else:
+                lost += 1
+        if lost:
+            logging.warning(f"{lost} of {len(right)} judged queries are left out: no passage of the file is right")
+
+
+def fields(line: str, count: int) -> list[str]:
+    found = line.split("\t")
+    if len(found) != count or not all(field.strip() for field in found):
+        raise ValueError(f"a row has {count} columns parted by tabs, none of them empty; got {len(found)}")
+    return found
+
+
+def parse_triple(line: str) -> Example:
+    query, right, wrong = fields(line, 3)
+    return Example([query], right, [right, wrong])
+
+
+def parse_judgement(line: str) -> tuple[str, str, float]:
+    """Query, passage, grade; in the files the columns are parted by tabs, in some by blanks."""
+    query, _, passage, grade = line.split()
+    return query, passage, float(grade)

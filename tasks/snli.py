@@ -1,0 +1,47 @@
+"""SNLI: does a sentence follow from another, contradict it, or neither?
+
+Source     https://nlp.stanford.edu/projects/snli/snli_1.0.zip
+Licence    CC BY-SA 4.0
+Paper      Bowman et al. 2015, https://aclanthology.org/D15-1075
+Sizes      pairs with a label: train 549,367, valid 9,842, test 9,824
+Context    two turns, "Premise: ..." and "Hypothesis: ..."
+Candidates entailment, contradiction, neutral
+Files      `snli_1.0_{train,dev,test}.jsonl` of the archive
+
+Pairs without a label that most annotators gave ("-") are left out. The examples are those of ParlAI's task `snli`.
+"""
+
+import json
+from collections.abc import Iterator
+
+from poly_agents.tasks.response import Example, ResponseTeacher
+
+FILES = (
+    (
+        "https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
+        "snli_1.0.zip",
+        "afb3d70a5af5d8de0d9d81e2637e0fb8c22d1235c2749d83125ca43dab0dbd3e",
+    ),
+)
+LABELS = ("entailment", "contradiction", "neutral")
+
+
+class SnliTeacher(ResponseTeacher):
+    """`-t poly_agents:snli --data-files FOLDER`"""
+
+    names = {"train": "snli_1.0_train.jsonl", "valid": "snli_1.0_dev.jsonl", "test": "snli_1.0_test.jsonl"}
+
+    def read(self, split) -> Iterator[Example]:
+        return (example for example in self.rows(self.path(self.names[split]), parse) if example)
+
+
+def parse(line: str) -> Example | None:
+    """A pair; None where it has no label."""
+    row = json.loads(line)
+    premise, hypothesis, label = (row[key] for key in ("sentence1", "sentence2", "gold_label"))
+    if label == "-":
+        return None
+    if label not in LABELS:
+        raise ValueError(f"gold_label is one of {', '.join(LABELS)} or -, got {label!r}")
+    premise, hypothesis = (text.strip("\n").strip("\t") for text in (premise, hypothesis))
+    return Example([f"Premise: {premise}", f"Hypothesis: {hypothesis}"], label, LABELS)

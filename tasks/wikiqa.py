@@ -1,0 +1,88 @@
+"""WikiQA: Bing queries, and which sentences of a Wikipedia article's opening answer them.
+
+Source     https://www.microsoft.com/en-us/download/details.aspx?id=52419 (WikiQACorpus.zip)
+Licence    Microsoft Research Data License: research, no redistribution
+Paper      Yang, Yih and Meek 2015, https://aclanthology.org/D15-1237
+Sizes      questions with a right answer: train 873, valid 126, test 243; 8,672 / 1,130 / 2,351 sentences
+Context    the question
+Candidates every sentence of the article's opening, in its order; `response` is the first right one, `others` the rest
+Files      either the official `WikiQA-{train,dev,test}.tsv`,
+           or `{train,dev,test}/{a.toks,b.toks,sim.txt,id.txt}`: question, sentence, label, question's number a line
+
+Questions without any right answer are left out (1,245 / 170 / 390 of them), as in the paper's table and in
+`eval.py` of the official package, which scores what has one. Questions whose sentences are all right stay.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from poly_agents.tasks.response import Example, ResponseTeacher
+
+FILES = ()
+WHERE = (
+    "WikiQACorpus.zip of https://www.microsoft.com/en-us/download/details.aspx?id=52419 may not be redistributed: "
+    "unpack it and give the folder with WikiQA-train.tsv, WikiQA-dev.tsv and WikiQA-test.tsv as --data-files"
+)
+HEADER = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel"
+
+
+class Answer(NamedTuple):
+    """One candidate of one question."""
+
+    question_id: str
+    question: str
+    text: str
+    right: bool
+
+
+class WikiqaTeacher(ResponseTeacher):
+    """`-t poly_agents:wikiqa --data-files FOLDER`"""
+
+    def read(self, split):
+        name = "dev" if split == "valid" else split
+        try:
+            path = self.path(f"WikiQA-{name}.tsv")
+        except ValueError:
+            return examples(self.tokens(name))
+        return examples(answer for answer in self.rows(path, parse) if answer)
+
+    def tokens(self, name: str) -> Iterator[Answer]:
+        """The rows of the four files that go together line by line."""
+        files = [self.path(f"{name}/{file}") for file in ("id.txt", "a.toks", "b.toks", "sim.txt")]
+        columns = [list(self.rows(file, str.strip)) for file in files]
+        if len({len(column) for column in columns}) > 1:
+            counts = ", ".join(f"{file.name} {len(column)}" for file, column in zip(files, columns, strict=True))
+            raise ValueError(f"{files[0].parent}: the files must have as many lines each, got {counts}")
+        for number, (question_id, question, text, label) in enumerate(zip(*columns, strict=True), 1):
+            try:
+                yield Answer(question_id, question, text, is_right(label))
+            except ValueError as error:
+                self.bad(f"{files[-1]}:{number}", error)
+
+
+def parse(line: str) -> Answer | None:
+    """A row of the official file; None for its header."""
+    if line == HEADER:
+        return None
+    fields = line.split("\t")
+    if len(fields) != 7:
+        raise ValueError(f"a row has 7 columns parted by tabs, got {len(fields)}")
+    question_id, question, _, _, _, text, label = fields
+    return Answer(question_id, question, text, is_right(label))
+
+
+def is_right(label: str) -> bool:
+    if label not in ("0", "1"):
+        raise ValueError(f"the label is 0 or 1, got {label!r}")
+    return label == "1"
+
+
+def examples(answers: Iterable[Answer]) -> Iterator[Example]:
+    """One example a question, in the order of the file; what has no right answer is left out."""
+    questions: dict[str, list[Answer]] = {}
+    for answer in answers:
+        questions.setdefault(answer.question_id, []).append(answer)
+    for group in questions.values():
+        right = list(dict.fromkeys(answer.text for answer in group if answer.right))
+        if right:
+            yield Example([group[0].question], right[0], [answer.text for answer in group], right[1:])
