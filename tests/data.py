@@ -1,0 +1,42 @@
+"""The real data sets that tests read where they are there, and the fixtures in their formats."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from parlai.core.opt import Opt
+
+from poly_agents import tasks
+from poly_agents.tasks.response import Example, ResponseTeacher
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def shared(name: str) -> Path:
+    """A file or folder under `$POLY_AGENTS_DATA`; the test is skipped where it is not there."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("POLY_AGENTS_DATA") or beside, name)
+    if not path.exists():
+        pytest.skip(f"there is no {path}; $POLY_AGENTS_DATA says where the data sets are")
+    return path
+
+
+def teacher(task: str, split: str, folder: Path, **options) -> ResponseTeacher:
+    """The teacher of `-t poly_agents:TASK` over the files of a folder."""
+    kind = tasks.teacher("".join(word.capitalize() for word in task.split(":")[0].split("_")) + "Teacher")
+    given = {"task": f"poly_agents:{task}", "datatype": split, "batchsize": 1, "data_files": str(folder)}
+    return kind(Opt(given | options))
+
+
+def read(task: str, split: str, folder: Path, **options) -> list[Example]:
+    """Its examples."""
+    return list(teacher(task, split, folder, **options).examples)
+
+
+def spoil(folder: Path, name: str, line: str, into: Path) -> Path:
+    """A copy of a folder of files with one more line at the end of one of them."""
+    shutil.copytree(folder, into, dirs_exist_ok=True)
+    with (into / name).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    return into
