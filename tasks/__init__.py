@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Collection
 
 
 def teacher(name: str) -> type:
@@ -20,3 +21,15 @@ def names() -> list[str]:
     import pkgutil
 
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "response")
+
+
+def variant(task: str, known: Collection[str]) -> str:
+    """What follows the name in `poly_agents:NAME:VARIANT`, empty without one. Raises ValueError for an unknown one.
+
+    >>> variant("poly_agents:mutual:plus", ["", "plus"])
+    'plus'
+    """
+    given = ":".join(task.split(":")[2:])
+    if given not in known:
+        raise ValueError(f"the task {task}: there is no variant {given!r}; known: {', '.join(filter(None, known))}")
+    return given

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from parlai.core.loader import load_teacher_module
 from parlai.core.opt import Opt
 
 from poly_agents import tasks
 from poly_agents.tasks import chitchat
 from poly_agents.tasks.jsonl import JsonlTeacher, read_file
-from poly_agents.tasks.response import Example, draw_candidates, normal
+from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates, normal
 
 
 def teacher(**options) -> chitchat.ChitchatTeacher:
@@ -21,6 +22,21 @@ def teacher(**options) -> chitchat.ChitchatTeacher:
 def test_every_task_is_found_by_its_name():
     assert {"chitchat", "jsonl"} <= set(tasks.names())
     assert tasks.teacher("ChitchatTeacher") is chitchat.ChitchatTeacher
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_parlai_finds_every_task_with_and_without_a_variant(name):
+    kind = load_teacher_module(f"poly_agents:{name}")
+    assert kind is load_teacher_module(f"poly_agents:{name}:some:variant")
+    assert kind.__module__ == f"poly_agents.tasks.{name}" and issubclass(kind, ResponseTeacher)
+
+
+def test_a_variant_is_what_follows_the_name():
+    assert tasks.variant("poly_agents:mutual:plus", ["", "plus"]) == "plus"
+    assert tasks.variant("poly_agents:convai2:none:no_cands", ["none:no_cands"]) == "none:no_cands"
+    assert tasks.variant("poly_agents:mutual", ["", "plus"]) == ""
+    with pytest.raises(ValueError, match="the task poly_agents:mutual:x: there is no variant 'x'; known: plus"):
+        tasks.variant("poly_agents:mutual:x", ["", "plus"])
 
 
 def digest(examples) -> str:

@@ -1,0 +1,133 @@
+"""Reddit: replies to comments, from dumps of comments; what Humeau et al. 2020 pre-train on.
+
+Source   dumps as pushshift.io made them, RC_YYYY-MM, plain or .zst, .bz2, .gz
+Licence  none is given: the comments are their authors'
+Paper    Baumgartner et al. 2020, https://arxiv.org/abs/2001.08435; the filters are those of Roller et al. 2020,
+         https://arxiv.org/abs/2004.13637
+Sizes    as the files have them; about 174 million pairs in Humeau et al.
+Format   a JSON object a line: `id`, `parent_id` (`t1_` a comment, `t3_` a submission), `link_id`, `body`, `author`,
+         `subreddit`, older ones before newer ones
+Eval     20 candidates: the reply and 19 others of the same split
+Context  the comments that lead to the reply, the newest `--history-turns`
+
+A comment is left out, with all that answers it, if its author is a known bot, its subreddit is known not to be English,
+if it is deleted, shorter than 5 characters, longer than 2,048 characters without a space or than 128 words (the paper:
+BPE tokens), holds a URL, does not begin with an ASCII character or is deeper than 7 in its thread. The newest
+`--reddit-window` comments are known; a reply to an older one is left out. A thread is whole in one split: 1 in 100 is
+valid, 1 in 100 test.
+"""
+
+import bz2
+import gzip
+import importlib
+import io
+import json
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+
+FILES = ()
+WHERE = "give the folder that holds the dumps of comments, RC_2019-07.zst and the like, as --data-files, or one of them"
+BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
+FOREIGN = set(
+    "argentina brasil chile croatia de denmark france italy mexico norge polska portugal quebec romania serbia suomi "
+    "sweden thenetherlands turkey".split()
+)
+GONE = {"[deleted]", "[removed]"}
+URL = re.compile(r"https?://|www\.", re.IGNORECASE)
+DEPTH, SHORTEST, LONGEST, WORDS = 7, 5, 2048, 128
+
+
+class Comment(NamedTuple):
+    name: str
+    parent: str
+    thread: str
+    text: str  # empty where it is left out
+
+
+class RedditTeacher(ResponseTeacher):
+    """`-t poly_agents:reddit --data-files PATH`"""
+
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("reddit")
+        group.add_argument("--history-turns", type=int, default=4, help="turns of context, the newest ones")
+        group.add_argument("--reddit-window", type=int, default=1_000_000, help="comments that can still be answered")
+        group.add_argument("--reddit-pairs", type=int, default=0, help="replies of a split to stop after, 0: all")
+        return parser
+
+    def read(self, split):
+        for flag in ("history_turns", "reddit_window"):
+            if self.opt[flag] < 1:
+                raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {self.opt[flag]}")
+        pairs = islice(self.pairs(split), self.opt["reddit_pairs"] or None)
+        return pairs if split == "train" else draw_candidates([*pairs], f"reddit:{split}")
+
+    def pairs(self, split: str) -> Iterator[Example]:
+        """Every reply of a split with the comments it answers, in the order of the files."""
+        known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # comment -> all turns up to it
+        for path in self.dumps():
+            for comment in self.comments(path):
+                before = () if comment.parent.startswith("t3_") else known.get(comment.parent)
+                if before is None or not comment.text or len(before) > DEPTH:
+                    continue
+                known[comment.name] = (*before, comment.text)
+                if len(known) > self.opt["reddit_window"]:
+                    known.popitem(last=False)
+                if before and part(comment.thread) == split:
+                    yield Example(before[-self.opt["history_turns"] :], comment.text)
+
+    def dumps(self) -> list[Path]:
+        path = Path(self.opt.get("data_files") or "")
+        found = [path] if path.is_file() else sorted(path.glob("RC_*"))
+        if not self.opt.get("data_files") or not found:
+            raise ValueError(f"--data-files {path}: there is no RC_* in it; {WHERE}")
+        return found
+
+    def comments(self, path: Path) -> Iterator[Comment]:
+        with opened(path) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield parse(line)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    self.bad(f"{path}:{number}", error)
+
+
+def parse(line: bytes) -> Comment:
+    """A line of a dump. Raises ValueError, KeyError, TypeError or AttributeError for a bad one."""
+    row = json.loads(line)
+    text = " ".join(row["body"].split())
+    kept = (
+        (row.get("author") or "").lower() not in BOTS | GONE
+        and (row.get("subreddit") or "").lower() not in FOREIGN
+        and text not in GONE
+        and len(text) >= SHORTEST
+        and (len(text) <= LONGEST or " " in text)
+        and text.count(" ") < WORDS
+        and text[0].isascii()
+        and not URL.search(text)
+    )
+    return Comment(f"t1_{row['id']}", row["parent_id"], row["link_id"], text if kept else "")
+
+
+def part(thread: str) -> str:
+    """The split of a thread."""
+    return {0: "valid", 1: "test"}.get(zlib.crc32(thread.encode()) % 100, "train")
+
+
+def opened(path: Path) -> IO[bytes]:
+    if path.suffix == ".zst":
+        try:
+            zstandard = importlib.import_module("zstandard")
+        except ImportError as error:
+            raise ImportError(f"{path} is compressed by zstandard: pip install zstandard") from error
+        unpacked = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(path.open("rb"))
+        return io.BufferedReader(unpacked)
+    return {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)(path, "rb")

@@ -1,0 +1,100 @@
+"""Your own data in the format that most benchmarks of response selection have: a candidate a line, tabs between.
+
+    1 TAB hi TAB hello, how are you? TAB fine
+    0 TAB hi TAB hello, how are you? TAB blue
+
+The label, the turns of the context, the candidate. Lines of one context follow one another; `--data-files` is the
+folder with `train.txt`, `valid.txt` (or `dev.txt`) and `test.txt`, or one file. In training every right candidate is an
+example of its own, together with the wrong ones of its context; in evaluation a context is one.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from parlai.utils import logging
+
+from poly_agents.tasks.response import Example, ResponseTeacher
+
+CHINESE = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
+BESIDE_CHINESE = re.compile(rf"(?<=[{CHINESE}])\s+|\s+(?=[{CHINESE}])")
+
+
+class Row(NamedTuple):
+    right: bool
+    context: list[str]
+    candidate: str
+
+
+class TabsTeacher(ResponseTeacher):
+    """`-t poly_agents:tabs --data-files PATH`"""
+
+    sizes: Mapping[str, int] = {}  # of a benchmark: split -> candidates of a context
+    judged = False  # whether people judged the candidates, so that a context may have none or only right ones
+    segmented = False  # whether the texts are Chinese with spaces between the words, which nobody writes
+
+    def read(self, split):
+        left_out = 0
+        path = self.file(split)
+        for number, rows in enumerate(self.contexts(path, split), 1):
+            context, candidates = rows[0].context, [row.candidate for row in rows]
+            right = [row.candidate for row in rows if row.right]
+            wrong = [row.candidate for row in rows if not row.right]
+            size = self.sizes.get(split, len(rows))
+            if split == "train":
+                yield from (Example(context, text, [text, *wrong] if wrong else None) for text in right)
+            elif len(rows) != size:
+                self.bad_context(path, number, context, f"{size} candidates expected, got {len(rows)}")
+            elif self.judged and not (right and wrong):
+                left_out += 1
+            elif not right:
+                self.bad_context(path, number, context, "no candidate is right")
+            else:
+                yield Example(context, right[0], candidates, right[1:])
+        if left_out:
+            logging.info(f"{path}: {left_out} contexts left out, whose candidates are all right or all wrong")
+
+    def bad_context(self, path: Path, number: int, context: list[str], reason: str) -> None:
+        self.bad(f"{path}: context {number}, {context[0][:40]!r}", ValueError(reason))
+
+    def file(self, split: str) -> Path:
+        if split == "valid":
+            with suppress(ValueError):
+                return self.path("dev.txt")
+        return self.path(f"{split}.txt")
+
+    def contexts(self, path: Path, split: str) -> Iterator[list[Row]]:
+        """The lines of each context: until another follows, or it is full.
+
+        A benchmark's training set may have a context twice in a row; each time its right candidate is the first one.
+        """
+        rows: list[Row] = []
+        for row in self.rows(path, self.parse):
+            full = row.right if self.sizes and split == "train" else len(rows) == self.sizes.get(split)
+            if rows and (full or row.context != rows[0].context):
+                yield rows
+                rows = []
+            rows.append(row)
+        if rows:
+            yield rows
+
+    def parse(self, line: str) -> Row:
+        label, *texts = line.split("\t")
+        if label not in ("0", "1"):
+            raise ValueError(f"a line begins with 0 or 1, got {label[:20]!r}")
+        *context, candidate = map(unsegment if self.segmented else str.strip, texts or [""])
+        context = [turn for turn in context if turn]
+        if not context or not candidate:
+            raise ValueError("a label, a context and a candidate are expected, parted by tabs")
+        return Row(label == "1", context, candidate)
+
+
+def unsegment(text: str) -> str:
+    """Chinese without the spaces between its words.
+
+    >>> unsegment("下载 了 ftv player 后 还是 不 能看")
+    '下载了ftv player后还是不能看'
+    """
+    return BESIDE_CHINESE.sub("", text.strip())

@@ -1,0 +1,63 @@
+"""Ubuntu Dialogue Corpus v2: conversations of two from the #ubuntu channels.
+
+Source   http://parl.ai/downloads/ubuntu/ubuntu.tar.gz, the files of github.com/rkadlec/ubuntu-ranking-dataset-creator
+Licence  none is stated for the logs; the scripts are Apache-2.0
+Paper    Lowe et al. 2017, "Training End-to-End Dialogue Systems with the Ubuntu Dialogue Corpus"
+Sizes    1,000,000 train, 19,560 valid, 18,920 test
+Format   CSV with a header: `Context, Utterance, Label` for training, of which the rows labelled 0 are left out; else
+         `Context, Ground Truth Utterance, Distractor_0 .. Distractor_8`
+Eval     10 candidates of the file, in a fixed drawn order
+Context  a turn ends at `__eot__`, an utterance at `__eou__`, which becomes ` .` as in ParlAI
+"""
+
+import csv
+import gzip
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from poly_agents.tasks.response import Example, ResponseTeacher
+
+FILES = (
+    (
+        "http://parl.ai/downloads/ubuntu/ubuntu.tar.gz",
+        "ubuntu.tar.gz",
+        "87caf297381287247cbff3aa7cc2f4609f3b12c40e8535688168d7413740e0d0",
+    ),
+)
+csv.field_size_limit(1 << 24)
+
+
+class UbuntuV2Teacher(ResponseTeacher):
+    """`-t poly_agents:ubuntu_v2`"""
+
+    def read(self, split):
+        path = self.path(f"{split}.csv")
+        for number, row in enumerate(self.records(path, 3 if split == "train" else 11)):
+            context, response, *others = row
+            turns = [turn for turn in map(str.strip, context.split("\n")) if turn]
+            if split == "train":
+                yield Example(turns, response)
+                continue
+            candidates = [*others, response]
+            random.Random(number).shuffle(candidates)
+            yield Example(turns, response, candidates)
+
+    def records(self, path: Path, columns: int) -> Iterator[list[str]]:
+        """The rows of a file, texts only. What is no row is named with file and line."""
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            next(rows, None)
+            while True:
+                try:
+                    row = next(rows)
+                    if row and len(row) != columns:
+                        raise ValueError(f"{columns} columns expected, got {len(row)}")
+                    if not row or (columns == 3 and float(row.pop()) == 0):
+                        continue
+                except StopIteration:
+                    return
+                except (ValueError, csv.Error) as error:
+                    self.bad(f"{path}:{rows.line_num}", error)
+                    continue
+                yield [text.replace("__eou__", ".").replace("__eot__", "\n").strip() for text in row]

@@ -1,0 +1,152 @@
+"""The common format of Ubuntu v1, Douban, E-commerce and RRS; Ubuntu v2's CSV against ParlAI's teacher."""
+
+import re
+from pathlib import Path
+
+import pytest
+from parlai.core.opt import Opt
+from parlai.tasks.ubuntu import agents as theirs
+
+from poly_agents.tasks.douban import DoubanTeacher
+from poly_agents.tasks.ecommerce import EcommerceTeacher
+from poly_agents.tasks.rrs import RrsTeacher
+from poly_agents.tasks.tabs import TabsTeacher, unsegment
+from poly_agents.tasks.ubuntu_v1 import UbuntuV1Teacher
+from poly_agents.tasks.ubuntu_v2 import UbuntuV2Teacher
+from tests.data import shared
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def teacher(kind, folder, datatype: str = "test", **options):
+    task = f"poly_agents:{kind.__name__.removesuffix('Teacher').lower()}"
+    return kind(Opt(task=task, datatype=datatype, batchsize=1, data_files=str(folder), **options))
+
+
+def write(folder, name: str, *contexts: tuple[str, str]) -> None:
+    """Contexts with the labels of their candidates."""
+    rows = [
+        f"{label}\t{context.replace('|', chr(9))}\t{context[:1]} {place}"
+        for context, labels in contexts
+        for place, label in enumerate(labels)
+    ]
+    (folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "splits"),
+    [
+        (UbuntuV1Teacher, "ubuntu_v1", {"train": 2, "valid": 2, "test": 2}),
+        (DoubanTeacher, "douban", {"train": 3, "valid": 2, "test": 2}),
+        (EcommerceTeacher, "ecommerce", {"train": 2, "valid": 2, "test": 1}),
+        (RrsTeacher, "rrs", {"train": 2, "valid": 2, "test": 2}),
+    ],
+)
+def test_every_split_of_every_benchmark_is_read(kind, name, splits):
+    for split, count in splits.items():
+        examples = teacher(kind, FIXTURES / name, "train:ordered" if split == "train" else split).examples
+        assert len(examples) == count
+        for example in examples:
+            assert example.context and {example.response, *example.others} <= {*example.candidates}
+            assert len(example.candidates) == kind.sizes.get(split, 2)
+            assert not kind.segmented or not re.search(r"[\u4e00-\u9fff] | [\u4e00-\u9fff]", example.response)
+
+
+def test_training_contexts_may_follow_themselves():
+    first, second, third = teacher(DoubanTeacher, FIXTURES / "douban", "train:ordered").examples
+    assert second.context == third.context != first.context
+    assert second.response != third.response and second.candidates[0] == second.response
+
+
+def test_contexts_with_only_right_or_only_wrong_candidates_are_left_out_where_people_judged(tmp_path):
+    write(tmp_path, "test.txt", ("a|b", "0" * 10), ("c", "0100100000"), ("d", "1" * 10), ("d", "0000000001"))
+    for kind in (DoubanTeacher, RrsTeacher):
+        first, second = teacher(kind, tmp_path).examples
+        assert (first.response, first.others) == ("c 1", ["c 4"])
+        assert (second.context, second.response) == (["d"], "d 9")
+    with pytest.raises(ValueError, match=r"test\.txt: context 1, 'a': no candidate is right"):
+        teacher(UbuntuV1Teacher, tmp_path)
+
+
+def test_a_context_that_is_not_whole_is_named_and_the_next_is_read(tmp_path):
+    write(tmp_path, "test.txt", ("a|b", "1000000000"), ("c", "100000000"), ("d", "1000000000"))
+    with pytest.raises(ValueError, match=r"test\.txt: context 2, 'c': 10 candidates expected, got 9; --skip-bad-rows"):
+        teacher(EcommerceTeacher, tmp_path)
+    lenient = teacher(EcommerceTeacher, tmp_path, skip_bad_rows=True)
+    assert [e.context for e in lenient.examples] == [["a", "b"], ["d"]] and lenient.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2\thi\tyes", "a line begins with 0 or 1, got '2'"),
+        ("1\tyes", "a label, a context and a candidate are expected"),
+        ("1", "a label, a context and a candidate are expected"),
+        ("1\thi\t ", "a label, a context and a candidate are expected"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, reason):
+    (tmp_path / "train.txt").write_text(f"1\thi\tyes\n{line}\n")
+    with pytest.raises(ValueError, match=rf"train\.txt:2: {reason}"):
+        teacher(TabsTeacher, tmp_path, "train:ordered")
+
+
+def test_your_own_file_may_have_any_number_of_right_candidates(tmp_path):
+    write(tmp_path, "mine.txt", ("a|b", "10110"), ("c", "1"))
+    first, second = teacher(TabsTeacher, tmp_path / "mine.txt", "valid").examples
+    assert (first.response, first.others, len(first.candidates)) == ("a 0", ["a 2", "a 3"], 5)
+    assert second.candidates == ["c 0"]
+    train = teacher(TabsTeacher, tmp_path / "mine.txt", "train:ordered").examples
+    assert [e.candidates for e in train] == [["a 0", "a 1", "a 4"], ["a 2", "a 1", "a 4"], ["a 3", "a 1", "a 4"], None]
+
+
+def test_spaces_between_chinese_words_are_taken_out():
+    assert unsegment(" 下载 了 ftv player 后 ， 还是 2 次 ") == "下载了ftv player后，还是2次"
+    assert unsegment("two words") == "two words"
+
+
+# --- Ubuntu v2 ------------------------------------------------------------------------------------------------------
+
+
+def compare(monkeypatch, tmp_path, split: str, path: Path) -> list:
+    """Our examples of a file, which must be ParlAI's but for spaces at the ends of lines and the candidates' order."""
+    (tmp_path / "Ubuntu").mkdir()
+    (tmp_path / "Ubuntu" / f"{split}.csv").write_bytes(path.read_bytes())
+    monkeypatch.setattr(theirs, "build", lambda opt: None)
+    datatype = "train:ordered" if split == "train" else split
+    reader = theirs.UbuntuTeacher(Opt(task="ubuntu", datatype=datatype, datapath=str(tmp_path), batchsize=1))
+    found = teacher(UbuntuV2Teacher, tmp_path / "Ubuntu", datatype).examples
+    assert len(found) == reader.num_examples()
+    for example in found:
+        message = reader.act()
+        labels = message.get("labels") or message["eval_labels"]
+        turns = [turn.strip() for turn in message["text"].split("\n")]
+        assert ([*example.context], [example.response]) == ([turn for turn in turns if turn], [*labels])
+        assert sorted(example.candidates or []) == sorted(message.get("label_candidates", []))
+    return found
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_ubuntu_v2_is_parlai_s(monkeypatch, tmp_path, split):
+    found = compare(monkeypatch, tmp_path, split, FIXTURES / "ubuntu_v2" / f"{split}.csv")
+    assert found[0].context == ["how do i leave vim ? .", "press escape .  then type :q ."]
+
+
+@pytest.mark.parametrize(("split", "name"), [("train", "train"), ("valid", "dev"), ("test", "test")])
+def test_the_real_ubuntu_v2_is_parlai_s(monkeypatch, tmp_path, split, name):
+    found = compare(monkeypatch, tmp_path, split, shared(f"ubuntu_v2/{name}.sample.csv"))
+    assert len(found) > 5 and all(len(e.candidates or range(10)) == 10 for e in found)
+
+
+def test_ubuntu_v2_s_wrong_responses_are_left_out_of_training_and_bad_rows_named(tmp_path):
+    rows = ["Context,Utterance,Label", "a __eot__,yes,1.0", "a __eot__,no,0", '"b\nb",fine,1', "c,d"]
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    with pytest.raises(ValueError, match=r"train\.csv:6: 3 columns expected, got 2"):
+        teacher(UbuntuV2Teacher, tmp_path, "train:ordered")
+    examples = teacher(UbuntuV2Teacher, tmp_path, "train:ordered", skip_bad_rows=True).examples
+    assert [(e.context, e.response) for e in examples] == [(["a"], "yes"), (["b", "b"], "fine")]
+
+
+def test_ubuntu_v2_s_candidates_are_drawn_once_and_for_all():
+    drawn = [e.candidates for e in teacher(UbuntuV2Teacher, FIXTURES / "ubuntu_v2").examples]
+    assert drawn == [e.candidates for e in teacher(UbuntuV2Teacher, FIXTURES / "ubuntu_v2").examples]
