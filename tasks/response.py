@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from parlai.core.message import Message
 from parlai.core.teachers import FixedDialogTeacher
-from parlai.utils import logging
 from parlai.utils.data import DatatypeHelper
 from parlai.utils.distributed import get_rank, num_workers
+from parlai.utils.misc import warn_once
 
 from poly_agents import download
 from poly_agents.checkpoint import examples_seen
@@ -39,7 +39,7 @@ class Format(NamedTuple):
     """How a context becomes one text, in training and evaluation alike.
 
     >>> Format(speakers=True).text(["your persona: i have a cat", "hi", "hello", "any pets?"])
-    "your persona: i have a cat\\nA: hi\\nB: hello\\nA: any pets?"
+    'your persona: i have a cat\\nA: hi\\nB: hello\\nA: any pets?'
     """
 
     speakers: bool = False  # whether turns say who speaks: by turns, the newest one being answered
@@ -149,9 +149,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         self.skipped = 0
         yield from self.read(self.split)
         if self.skipped:
-            logging.warning(
-                f"{self.id}: {self.skipped:,} bad rows of {self.split} were left out, first {self.first_skipped}"
-            )
+            warn_once(f"{self.id}: {self.skipped:,} bad rows of {self.split} were left out, first {self.first_skipped}")
 
     def _streamed(self) -> Iterator[Example]:
         """What this worker gets of an endless training, or of one evaluation."""
