@@ -79,8 +79,7 @@ def find(files: Sequence[Download | Elsewhere], name: str, folder: Path) -> Path
             return _brought(file, folder)
         if isinstance(file, Download) and not file.packed and file.name in names:
             return fetch(file, folder)
-    listed = [f for f in files if isinstance(f, Download) and any(_is(member, names) for member in f.members)]
-    for file in listed or [f for f in files if isinstance(f, Download) and f.archive and not f.members]:
+    for file in _archives(files, names):
         content = fetch_archive(file, folder)
         found = [p for p in sorted(content.rglob("*")) if p.is_file() and _is(p.relative_to(content).as_posix(), names)]
         if len(found) > 1:
@@ -91,6 +90,16 @@ def find(files: Sequence[Download | Elsewhere], name: str, folder: Path) -> Path
         return folder / name
     known = [name for file in files for name in (getattr(file, "members", ()) or [file.name])]
     raise ValueError(f"there is no {name} in {folder}, nor where to get it; known: {', '.join(known)}")
+
+
+def _archives(files: Sequence[Download | Elsewhere], names: Sequence[str]) -> list[Download]:
+    """The archives a file can be in: those that list it, else the only one unpacked whole, or that of its folder."""
+    packed = [file for file in files if isinstance(file, Download) and file.packed]
+    listed = [file for file in packed if any(_is(member, names) for member in file.members)]
+    whole = [file for file in packed if not file.members]
+    if len(whole) > 1:
+        whole = [file for file in whole if file.name.partition(".")[0] == names[0].partition("/")[0]]
+    return listed or whole
 
 
 def _is(path: str, names: Sequence[str]) -> bool:

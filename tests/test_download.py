@@ -263,6 +263,16 @@ def test_members_of_an_archive_are_found_by_their_names(server, tmp_path, whole)
         assert len(list(tmp_path.rglob("*.txt"))) == 1
 
 
+def test_of_several_archives_only_the_file_s_own_is_fetched(server, tmp_path):
+    server.data = zipped({"two/a.txt": b"one"})
+    urls = {"one.zip": f"{server.url}/gone", "two.zip": f"{server.url}/data"}
+    table = [Download(url, name, archive=True) for name, url in urls.items()]
+    assert find(table, "two/a.txt", tmp_path).read_bytes() == b"one"
+    with pytest.raises(ValueError, match=r"there is no a.txt in .* known: one.zip, two.zip"):
+        find(table, "a.txt", tmp_path)
+    assert [kind for kind, _ in server.asked] == ["data"]
+
+
 # --- archives ---------------------------------------------------------------------------------------------------------
 
 
