@@ -133,12 +133,21 @@ def fetch(file: Download, folder: Path) -> Path:
 def fetch_archive(file: Download, folder: Path) -> Path:
     """The folder with the files of an archive, downloaded and unpacked where it is not there yet."""
     content = folder / f"{file.name}.files"
-    if content.is_dir():
+    notes, archive = _beside(content, "json"), _beside(folder / file.name, "json")
+
+    def fresh() -> bool:
+        digest = _read(archive).get("sha256")
+        unpacked = {"sha256": digest, "members": [*file.members]}
+        return content.is_dir() and _read(notes) == unpacked and file.sha256 in (None, digest)
+
+    if fresh():
         return content
     path = fetch(file, folder)
     with FileLock(_beside(path, "lock")):
-        if not content.is_dir():
+        if not fresh():
+            shutil.rmtree(content, ignore_errors=True)
             unpack(path, content, file.members, file.unpacked)
+            write_text(notes, json.dumps({"sha256": _read(archive).get("sha256"), "members": [*file.members]}))
     return content
 
 

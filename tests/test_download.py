@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -261,6 +262,18 @@ def test_members_of_an_archive_are_found_by_their_names(server, tmp_path, whole)
         assert find(table, "b.txt", tmp_path).read_bytes() == b"two"
     else:
         assert len(list(tmp_path.rglob("*.txt"))) == 1
+
+
+def test_an_archive_is_unpacked_again_when_the_table_asks_for_more_or_another(server, tmp_path):
+    server.data = zipped({"a.txt": b"one", "b.txt": b"two"})
+    table = Download(f"{server.url}/data", "all.zip", members=["a.txt"])
+    find([table], "a.txt", tmp_path)
+    assert find([replace(table, members=["a.txt", "b.txt"])], "b.txt", tmp_path).read_bytes() == b"two"
+    server.data = zipped({"a.txt": b"three"})
+    (tmp_path / "all.zip").unlink()
+    pinned = replace(table, sha256=hashlib.sha256(server.data).hexdigest())
+    assert find([pinned], "a.txt", tmp_path).read_bytes() == b"three"
+    assert len(server.asked) == 2
 
 
 def test_of_several_archives_only_the_file_s_own_is_fetched(server, tmp_path):
