@@ -79,15 +79,16 @@ def find(files: Sequence[Download | Elsewhere], name: str, folder: Path) -> Path
             return _brought(file, folder)
         if isinstance(file, Download) and not file.packed and file.name in names:
             return fetch(file, folder)
+    if (folder / name).is_file():  # the user put it there
+        return folder / name
     for file in _archives(files, names):
         content = fetch_archive(file, folder)
-        found = [p for p in sorted(content.rglob("*")) if p.is_file() and _is(p.relative_to(content).as_posix(), names)]
+        paths = {path.relative_to(content).as_posix(): path for path in sorted(content.rglob("*")) if path.is_file()}
+        found = [paths[n] for n in names if n in paths] or [path for n, path in paths.items() if _is(n, names)]
         if len(found) > 1:
             raise ValueError(f"{folder / file.name} holds more than one {name}: {', '.join(map(str, found))}")
         if found:
             return found[0]
-    if (folder / name).is_file():
-        return folder / name
     known = [name for file in files for name in (getattr(file, "members", ()) or [file.name])]
     raise ValueError(f"there is no {name} in {folder}, nor where to get it; known: {', '.join(known)}")
 

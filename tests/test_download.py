@@ -276,6 +276,17 @@ def test_an_archive_is_unpacked_again_when_the_table_asks_for_more_or_another(se
     assert len(server.asked) == 2
 
 
+def test_the_same_name_in_several_folders_has_to_be_told_apart(server, tmp_path):
+    server.data = zipped({"a.txt": b"top", "x/a.txt": b"x", "x/b.txt": b"x", "y/b.txt": b"y"})
+    table = [Download(f"{server.url}/data", "all.zip", archive=True)]
+    assert find(table, "a.txt", tmp_path).read_bytes() == b"top"
+    assert find(table, "y/b.txt", tmp_path).read_bytes() == b"y"
+    with pytest.raises(ValueError, match=r"holds more than one b\.txt: .*x/b\.txt, .*y/b\.txt"):
+        find(table, "b.txt", tmp_path)
+    (tmp_path / "b.txt").write_bytes(b"mine")
+    assert find(table, "b.txt", tmp_path).read_bytes() == b"mine"
+
+
 def test_of_several_archives_only_the_file_s_own_is_fetched(server, tmp_path):
     server.data = zipped({"two/a.txt": b"one"})
     urls = {"one.zip": f"{server.url}/gone", "two.zip": f"{server.url}/data"}
