@@ -91,6 +91,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         self.format = Format(speakers=bool(opt.get("speakers")))
         self.stream: Stream | None = None
         self.turns: list[Message] = []  # of the stream's newest example, after the mutators
+        self.last = False  # whether that example is the last one of this copy
         self.counted: dict[str, int] = shared["counted"] if shared else {}
         if DatatypeHelper.is_streaming(opt["datatype"]):
             self.stream = shared["stream"] if shared else Stream(self._streamed, self.bsz)
@@ -177,11 +178,12 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             example = self.stream.take()
             if example is None:
                 return Message.padding_example(), True
+            self.last = self.stream.ends
             episode = [self.message(example)]
             for mutator in self.mutators:
                 episode = mutator(episode)
             self.turns = list(episode)  # perhaps none
-        return self.turns.pop(0), not self.turns and self.stream.ends
+        return self.turns.pop(0), not self.turns and self.last
 
     def num_examples(self):
         """Of all workers together. A stream is gone through once to count them, when somebody asks."""
