@@ -4,6 +4,8 @@ import importlib
 import re
 from collections.abc import Collection
 
+SHARED = {"response"}
+
 
 def teacher(name: str) -> type:
     """`ChitchatTeacher` -> that class of `poly_agents.tasks.chitchat`. Raises AttributeError for an unknown one."""
@@ -17,10 +19,11 @@ def teacher(name: str) -> type:
 
 
 def names() -> list[str]:
-    """All tasks, by their `-t poly_agents:NAME`."""
+    """All tasks, by their `-t poly_agents:NAME`: the modules here but for what they share."""
     import pkgutil
 
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "response")
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name not in SHARED and not name.startswith("_"))
 
 
 def variant(task: str, known: Collection[str]) -> str:

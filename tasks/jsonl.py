@@ -2,10 +2,12 @@
 
     {"context": ["hi", "hello, how are you?"], "response": "fine", "candidates": ["fine", "no"]}
 
-`--jsonl-path` is a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, or one file, which then is every split.
-Without `candidates`, evaluation draws 19 others from the same file, always the same ones.
+`--jsonl-path` (or `--data-files`) is a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, or one file, which
+then is every split. Without `candidates`, evaluation draws 19 others from the same file, always the same ones; for that
+it holds the examples in memory, in a stream too.
 """
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,35 +29,33 @@ class JsonlTeacher(ResponseTeacher):
         return parser
 
     def read(self, split):
-        examples = list(read_file(self.file(split)))
-        if split == "train" or all(example.candidates for example in examples):
-            return examples
+        if split == "train" or all(example.candidates for example in copy.copy(self).examples_of(split)):
+            return self.examples_of(split)
         logging.info(f"drawing {CANDIDATES} candidates for each {split} example")
-        return draw_candidates(examples, f"jsonl:{split}")
+        return draw_candidates(list(self.examples_of(split)), f"jsonl:{split}")
+
+    def examples_of(self, split: str) -> Iterator[Example]:
+        """The lines of a split."""
+        return self.rows(self.file(split), lambda line: parse(json.loads(line)))
+
+    def count(self, split):
+        if self.opt.get("skip_bad_rows"):
+            return sum(1 for _ in copy.copy(self).examples_of(split))
+        return sum(1 for _ in self.rows(self.file(split), str))  # every line is an example, or will be refused
 
     def file(self, split: str) -> Path:
-        if not self.opt.get("jsonl_path"):
+        given = self.opt.get("jsonl_path") or self.opt.get("data_files")
+        if not given:
             raise ValueError("-t poly_agents:jsonl needs --jsonl-path, a file or a folder")
-        path = Path(self.opt["jsonl_path"])
+        path = Path(given)
         if path.is_file():
             if split != "train":
                 warn_once(f"{path} is read for {split} as for training; a folder keeps the splits apart")
             return path
-        file = path / f"{split}.jsonl"
-        if not file.is_file():
-            raise ValueError(f"--jsonl-path {path}: there is no file {file}")
-        return file
-
-
-def read_file(path: Path) -> Iterator[Example]:
-    """Every line of a file. A bad one is refused with its file, line and reason."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                if line.strip():
-                    yield parse(json.loads(line.decode("utf-8")))
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from error
+        for file in (path / f"{split}.jsonl", path / f"{split}.jsonl.gz"):
+            if file.is_file():
+                return file
+        raise ValueError(f"--jsonl-path {path}: there is no file {path / f'{split}.jsonl'}")
 
 
 def parse(row) -> Example:

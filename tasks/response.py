@@ -1,10 +1,15 @@
 """What every task here has in common: a context, its response, perhaps candidates, in an order that can be resumed."""
 
+import copy
 import gzip
 import random
 import string
+import sys
 from abc import ABC, abstractmethod
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +17,14 @@ from parlai.core.message import Message
 from parlai.core.teachers import FixedDialogTeacher
 from parlai.utils.data import DatatypeHelper
 from parlai.utils.distributed import get_rank, num_workers
+from parlai.utils.misc import warn_once
 
+from poly_agents import download
 from poly_agents.checkpoint import examples_seen
 
 CANDIDATES = 20  # of a context in evaluation, where the data set brings none
+PERSONA = ("your persona:", "partner's persona:")  # how lines of a context begin that nobody said; they come first
+SPEAKERS = ("A: ", "B: ")  # with --speakers: who is answered, and who answers
 
 
 class Example(NamedTuple):
@@ -26,14 +35,40 @@ class Example(NamedTuple):
     grades: Sequence[float] | None = None  # of each candidate, where judgements are graded
 
 
+class Format(NamedTuple):
+    """How a context becomes one text, in training and evaluation alike.
+
+    >>> Format(speakers=True).text(["your persona: i have a cat", "hi", "hello", "any pets?"])
+    'your persona: i have a cat\\nA: hi\\nB: hello\\nA: any pets?'
+    """
+
+    speakers: bool = False  # whether turns say who speaks: by turns, the newest one being answered
+
+    def text(self, context: Sequence[str]) -> str:
+        """Persona lines, then turns, parted by newlines: the tokeniser makes a separator of each."""
+        if not self.speakers:
+            return "\n".join(context)
+        said = sum(not line.startswith(PERSONA) for line in context)
+        lines = []
+        for line in context:
+            if not line.startswith(PERSONA):
+                line, said = SPEAKERS[(said - 1) % 2] + line, said - 1
+            lines.append(line)
+        return "\n".join(lines)
+
+
 class ResponseTeacher(FixedDialogTeacher, ABC):
     """One example is one episode: turns joined by newlines, one label, the candidates where there are any.
 
     Training goes through a new shuffle every epoch, made from `--seed` and the epoch's number: the same on every
     machine, different parts of it for the workers of a distributed run, and it goes on where a checkpoint stopped.
+
+    With `:stream` in the datatype nothing is held but a look-ahead: examples come in the order of the files, or, with
+    `--shuffle-buffer`, drawn from so many of them. Workers share them out, in evaluation too.
     """
 
     skipped = 0  # bad rows that were left out
+    first_skipped = ""
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -41,31 +76,53 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         group = parser.add_argument_group("data")
         group.add_argument("--data-files", help="where the files of the data set are: a folder, or one file")
         group.add_argument("--skip-bad-rows", type="bool", default=False, help="leave out rows that cannot be read")
+        group.add_argument(
+            "--shuffle-buffer", type=int, default=0, help="of -dt train:stream: examples to draw from; 0: files' order"
+        )
+        group.add_argument(
+            "--speakers", type="bool", default=False, help="begin turns with who speaks, A or B; not those of chats"
+        )
         return parser
 
     def __init__(self, opt, shared=None):
         super().__init__(opt, shared)
         self.id = opt["task"]
         self.split = DatatypeHelper.fold(opt["datatype"])
-        self.examples: Sequence[Example] = shared["examples"] if shared else list(self.read(self.split))
-        if not self.examples:
-            raise ValueError(f"the task {self.id} has no {self.split} examples")
-        self.random = self.training and "ordered" not in opt["datatype"]
-        resumes = self.random and opt.get("load_from_checkpoint") and opt.get("model_file")
+        self.format = Format(speakers=bool(opt.get("speakers")))
+        self.stream: Stream | None = None
+        self.turns: list[Message] = []  # of the stream's newest example, after the mutators
+        self.last = False  # whether that example is the last one of this copy
+        self.counted: dict[str, int] = shared["counted"] if shared else {}
+        if DatatypeHelper.is_streaming(opt["datatype"]):
+            self.stream = shared["stream"] if shared else Stream(self._streamed, self.bsz)
+        else:
+            self.examples: Sequence[Example] = shared["examples"] if shared else list(self._pass())
+            if not self.examples:
+                raise ValueError(f"the task {self.id} has no {self.split} examples")
+        self.random = self.training and "ordered" not in opt["datatype"] and not self.stream
+        resumes = self.cycle and opt.get("load_from_checkpoint") and opt.get("model_file")
         self.start = shared["start"] if shared else examples_seen(opt["model_file"], self.id) if resumes else 0
-        self.orders: dict[int, list[int]] = shared["orders"] if shared else {}
+        self.orders: dict[int, Sequence[int]] = shared["orders"] if shared else {}
         self.reset()
 
     @abstractmethod
     def read(self, split: str) -> Iterable[Example]:
         """The examples of `train`, `valid` or `test`, in an order that never changes."""
 
+    def count(self, split: str) -> int:
+        """How many examples `read` gives. A quicker way may take its place."""
+        return sum(1 for _ in copy.copy(self).read(split))  # a copy, whose bad rows are not counted here
+
     def share(self):
-        return super().share() | {"examples": self.examples, "start": self.start, "orders": self.orders}
+        own = {"stream": self.stream} if self.stream else {"examples": self.examples}
+        return super().share() | own | {"start": self.start, "orders": self.orders, "counted": self.counted}
 
     def reset(self):
         super().reset()
         self.index.value = self.start // num_workers() - 1
+        self.turns = []
+        if self.stream:
+            self.stream.restart()
 
     def next_episode_idx(self, num_eps=None, loop=None):
         if not self.random:
@@ -74,24 +131,77 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         epoch, place = divmod(self.index.value * num_workers() + get_rank(), len(self.examples))
         return self.order(epoch)[place]
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Sequence[int]:
         """The shuffle of one epoch, the same for the same `--seed`."""
         if epoch not in self.orders:
-            shuffled = list(range(len(self.examples)))
-            random.Random(f"{self.opt.get('seed') or 0}:{epoch}").shuffle(shuffled)
+            shuffled = array("L", range(len(self.examples)))
+            self._draw(epoch).shuffle(shuffled)
             self.orders.clear()
             self.orders[epoch] = shuffled
         return self.orders[epoch]
 
+    def _draw(self, epoch: int) -> random.Random:
+        return random.Random(f"{self.opt.get('seed') or 0}:{epoch}")
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def _pass(self) -> Iterator[Example]:
+        """Every example of the split; what was left out is said at the end."""
+        self.skipped = 0
+        yield from self.read(self.split)
+        if self.skipped:
+            warn_once(f"{self.id}: {self.skipped:,} bad rows of {self.split} were left out, first {self.first_skipped}")
+
+    def _streamed(self) -> Iterator[Example]:
+        """What this worker gets of an endless training, or of one evaluation."""
+        begun = self.start // num_workers() * num_workers()
+        epoch, begun = divmod(begun, self.num_examples()) if begun else (0, 0)
+        return islice(self._epochs(epoch), begun + get_rank(), None, num_workers())
+
+    def _epochs(self, first: int) -> Iterator[Example]:
+        buffer = self.opt.get("shuffle_buffer") or 0
+        for epoch in count(first):
+            read = 0
+            examples = self._pass()
+            for example in drawn(examples, buffer, self._draw(epoch)) if buffer > 1 and self.cycle else examples:
+                yield example
+                read += 1
+            if not read:
+                raise ValueError(f"the task {self.id} has no {self.split} examples")
+            if not self.cycle:
+                return
+
+    def next_example(self):
+        if not self.stream:
+            return super().next_example()
+        while not self.turns:
+            example = self.stream.take()
+            if example is None:
+                return Message.padding_example(), True
+            self.last = self.stream.ends
+            episode = [self.message(example)]
+            for mutator in self.mutators:
+                episode = mutator(episode)
+            self.turns = list(episode)  # perhaps none
+        return self.turns.pop(0), not self.turns and self.last
+
     def num_examples(self):
-        return len(self.examples)
+        """Of all workers together. A stream is gone through once to count them, when somebody asks."""
+        if not self.stream:
+            return len(self.examples)
+        if self.split not in self.counted:
+            self.counted[self.split] = self.count(self.split)
+        return self.counted[self.split]
 
     num_episodes = num_examples
 
     def get(self, episode_idx, entry_idx=0):
-        example = self.examples[episode_idx]
+        return self.message(self.examples[episode_idx])
+
+    def message(self, example: Example) -> Message:
+        """An example as ParlAI passes it around."""
         labels = [example.response, *example.others]
-        message = Message(text="\n".join(example.context), labels=labels, episode_done=True)
+        message = Message(text=self.format.text(example.context), labels=labels, episode_done=True)
         if example.candidates is not None:
             message["label_candidates"] = list(example.candidates)
         if example.grades is not None:
@@ -101,9 +211,17 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     # --- files --------------------------------------------------------------------------------------------------------
 
     def path(self, name: str) -> Path:
-        """Where a file of the data set is: under `--data-files`, a folder, or itself that file."""
+        """Where a file of the data set is: under `--data-files`, a folder, or itself that file; else downloaded.
+
+        What to download from where is `FILES` of the module of the task; it goes to `--datapath`.
+        """
         given = self.opt.get("data_files")
         if not given:
+            for kind in type(self).__mro__:
+                files = getattr(sys.modules[kind.__module__], "FILES", ())
+                if files and self.opt.get("datapath"):
+                    task = kind.__module__.rpartition(".")[2]
+                    return download.find(files, name, Path(self.opt["datapath"], "poly_agents", task))
             raise ValueError(f"the task {self.opt['task']} needs --data-files: the folder that holds {name}")
         path = Path(given) if Path(given).is_file() else Path(given) / name
         if path.is_file():
@@ -123,15 +241,60 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
                     self.bad(f"{path}:{number}", error)
 
     def bad(self, place: str, error: Exception) -> None:
-        """A row that is not what it should be: an error, or with --skip-bad-rows counted."""
+        """A row that is not what it should be: an error, or with --skip-bad-rows counted, and told of at the end."""
+        what = f"{place}: " + (f"there is no {error}" if isinstance(error, KeyError) else str(error))
         if not self.opt.get("skip_bad_rows"):
-            reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{place}: {reason}; --skip-bad-rows true leaves such rows out") from error
+            raise ValueError(f"{what}; --skip-bad-rows true leaves such rows out") from error
+        if not self.skipped:
+            self.first_skipped = what
         self.skipped += 1
 
     def chat_candidates(self) -> Iterator[str]:
         """Responses to chat with: every one of this split, on one line."""
-        return (" ".join(example.response.split()) for example in self.examples)
+        examples = self._pass() if self.stream else self.examples
+        return (" ".join(example.response.split()) for example in examples)
+
+
+class Stream:
+    """Examples read when they are asked for, by all copies of a teacher together."""
+
+    def __init__(self, read: Callable[[], Iterator[Example]], ahead: int):
+        self.read = read
+        self.ahead = max(1, ahead)  # the copies of a batch end together: who sees fewer left than that is the last
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew with the next example."""
+        self.examples: Iterator[Example] | None = None
+        self.waiting: deque[Example] = deque()
+
+    def take(self) -> Example | None:
+        """The next example, or None after the last one."""
+        if self.examples is None:
+            self.examples = self.read()
+        self.waiting.extend(islice(self.examples, self.ahead + 1 - len(self.waiting)))
+        return self.waiting.popleft() if self.waiting else None
+
+    @property
+    def ends(self) -> bool:
+        """Whether the example just taken is the last one of its copy in a batch."""
+        return len(self.waiting) < self.ahead
+
+
+def drawn(examples: Iterable[Example], size: int, draw: random.Random) -> Iterator[Example]:
+    """Every example once, each drawn from the `size` that are held.
+
+    >>> sorted(drawn("abcdef", 3, random.Random(1)))
+    ['a', 'b', 'c', 'd', 'e', 'f']
+    """
+    rest = iter(examples)
+    held = list(islice(rest, size))
+    for example in rest:
+        place = draw.randrange(size)
+        yield held[place]
+        held[place] = example
+    draw.shuffle(held)
+    yield from held
 
 
 def draw_candidates(examples: Sequence[Example], seed: str, count: int = CANDIDATES) -> list[Example]:

@@ -10,7 +10,7 @@ from parlai.core.opt import Opt
 
 from poly_agents import tasks
 from poly_agents.tasks import chitchat
-from poly_agents.tasks.jsonl import JsonlTeacher, read_file
+from poly_agents.tasks.jsonl import JsonlTeacher
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates, normal
 
 
@@ -125,12 +125,14 @@ def test_a_bad_line_is_refused_with_its_file_line_and_reason(tmp_path, line, rea
     path = tmp_path / "mine.jsonl"
     good = b'{"context": [], "response": "a"}\n\n'
     path.write_bytes(good + (line if isinstance(line, bytes) else line.encode()))
-    with pytest.raises(ValueError, match=rf"mine\.jsonl:3: .*{reason}"):
-        list(read_file(path))
+    with pytest.raises(ValueError, match=rf"mine\.jsonl:3: .*{reason}.*; --skip-bad-rows true leaves such rows out"):
+        jsonl(path)
+    assert [e.response for e in jsonl(path, skip_bad_rows=True).examples] == ["a"]
 
 
-def jsonl(path, split="train") -> JsonlTeacher:
-    return JsonlTeacher(Opt(task="poly_agents:jsonl", datatype=split, batchsize=1, jsonl_path=path and str(path)))
+def jsonl(path, split="train", **options) -> JsonlTeacher:
+    given = {"task": "poly_agents:jsonl", "datatype": split, "batchsize": 1, "jsonl_path": path and str(path)}
+    return JsonlTeacher(Opt(given | options))
 
 
 def test_candidates_are_drawn_where_evaluation_has_none(tmp_path):

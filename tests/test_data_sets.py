@@ -1,0 +1,134 @@
+"""Every task with files in `tests/fixtures/NAME/`, in the official format and written here, through ParlAI's commands.
+
+A new task is tested by putting the folder there: `--data-files` is given it, or the first folder in it that will do.
+"""
+
+import builtins
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from parlai.core.params import ParlaiParser
+from parlai.core.teachers import create_task_agent_from_taskname
+from parlai.scripts.data_stats import DataStats
+from parlai.scripts.display_data import DisplayData
+from parlai.scripts.interactive import Interactive
+from parlai.scripts.self_chat import SelfChat
+
+from poly_agents import tasks
+from poly_agents.tasks.response import ResponseTeacher
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SPLITS = ("train", "valid", "test")
+
+
+def given() -> list[str]:
+    return [name for name in tasks.names() if (FIXTURES / name).is_dir()]
+
+
+@pytest.fixture(params=given())
+def task(request) -> str:
+    """With its files as a flag of its own, so that it stands beside other tasks."""
+    folder = FIXTURES / request.param
+    for files in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
+        task = f"poly_agents:{request.param}:data_files={files}"
+        if splits(task):
+            return task
+    raise AssertionError(f"no split of {request.param} can be read from {folder}, nor from a folder in it")
+
+
+def splits(task: str) -> dict[str, ResponseTeacher]:
+    """The splits there are files for."""
+    found = {}
+    for split in SPLITS:
+        with suppress(ValueError):
+            found[split] = make(task, "train:ordered" if split == "train" else split)
+    return found
+
+
+def make(task: str, datatype: str) -> ResponseTeacher:
+    opt = ParlaiParser(True, False).parse_kwargs(task=task, datatype=datatype)
+    return create_task_agent_from_taskname(opt)[0]
+
+
+def acts(teacher: ResponseTeacher) -> list:
+    found = []
+    while not teacher.epoch_done():
+        found.append(teacher.act())
+    return found
+
+
+def test_folders_are_named_after_tasks():
+    assert given() == sorted(folder.name for folder in FIXTURES.iterdir() if folder.is_dir())
+
+
+def test_every_split_is_sound(task):
+    for split, teacher in splits(task).items():
+        messages = acts(teacher)
+        assert len(messages) == teacher.num_examples() > 0
+        for message in messages:
+            labels = message["labels" if split == "train" else "eval_labels"]
+            assert labels and all(label.strip() for label in labels) and message["episode_done"]
+            assert isinstance(message["text"], str)
+            candidates = message.get("label_candidates")
+            assert candidates is None or len(candidates) >= 1
+            assert "grades" not in message or len(message["grades"]) == len(candidates)
+
+
+def test_a_stream_is_the_same(task):
+    for split, teacher in splits(task).items():
+        datatype = "train:ordered:stream" if split == "train" else f"{split}:stream"
+        assert acts(make(task, datatype)) == acts(teacher)
+
+
+def test_the_data_are_shown_and_counted(task, capsys):
+    for split in splits(task):
+        DisplayData.main(task=task, datatype="train:ordered" if split == "train" else split, num_examples=3)
+        assert "NEW EPISODE" in capsys.readouterr().out
+        DisplayData.main(task=task, datatype=f"{split}:stream", num_examples=3, mutators="last_turn")
+        assert "NEW EPISODE" in capsys.readouterr().out
+        stats = DataStats.main(task=task, datatype="train:ordered" if split == "train" else split)
+        assert stats["both/utterances"] > 0
+
+
+@pytest.mark.parametrize("mutators", ["last_turn", "flatten"])
+def test_mutators_leave_every_label(task, mutators):
+    for split in splits(task):
+        datatype = "train:ordered" if split == "train" else split
+        labels = "labels" if split == "train" else "eval_labels"
+        whole, changed = acts(make(task, datatype)), acts(make(f"{task}:mutators={mutators}", datatype))
+        assert [message[labels] for message in changed] == [message[labels] for message in whole]
+
+
+def test_it_stands_beside_another_task(task, data, capsys):
+    for split in splits(task):
+        DisplayData.main(task=f"{task},poly_agents:jsonl", jsonl_path=data, datatype=f"{split}:stream", num_examples=6)
+        assert capsys.readouterr().out.count("NEW EPISODE") == 6
+
+
+@pytest.fixture
+def chatting(trained, task, tmp_path) -> dict:
+    """A model, and the task whose responses it may say."""
+    for end in ("", ".opt", ".dict"):
+        shutil.copy(trained["bi"] + end, tmp_path / f"model{end}")
+    if "train" not in splits(task):
+        (tmp_path / "pool.txt").write_text("fine thanks\nmy cat\n")
+        return {
+            "task": task,
+            "model_file": str(tmp_path / "model"),
+            "fixed_candidates_path": str(tmp_path / "pool.txt"),
+        }
+    return {"task": task, "model_file": str(tmp_path / "model")}
+
+
+def test_one_chats_with_it(chatting, monkeypatch, capsys):
+    said = iter(["hello how are you", "what is your name", "[EXIT]"])
+    monkeypatch.setattr(builtins, "input", lambda prompt="": next(said))
+    Interactive.main(**chatting)
+    assert capsys.readouterr().out.count("[Bi]") == 2
+
+
+def test_it_chats_with_itself(chatting, tmp_path, capsys):
+    SelfChat.main(**chatting, num_self_chats=1, selfchat_max_turns=3, outfile=str(tmp_path / "out"))
+    assert "Bi_1" in capsys.readouterr().out
