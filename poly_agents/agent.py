@@ -516,10 +516,8 @@ class RankerAgent(TorchRankerAgent):
         scores, right = scores.float().cpu(), None
         if found.labels is not None:
             loss = cross_entropy(scores, found.labels.clamp(min=0), reduction="none").tolist()
-            known = (found.labels >= 0).tolist()
-            self.record_local_metric(
-                "loss", [AverageMetric(x) if k else None for x, k in zip(loss, known, strict=True)]
-            )
+            known = zip(loss, found.labels.tolist(), strict=True)
+            self.record_local_metric("loss", [AverageMetric(x) if label >= 0 else None for x, label in known])
             right = self._measure(batch, found, scores)
         return self._answers(batch, found, scores, right=right)
 

@@ -57,9 +57,9 @@ class Interval(Metric):
 
         mean_b = sum_i w_bi x_i / sum_i w_bi,   w_bi ~ Poisson(1),   b = 1 .. 1000
 
-    The ends are quantiles of the means. Sums of batches and of processes add up, in any order, and the weights are drawn
-    from the example's own text: the interval is the same for every batch size and number of processes. Examples alike in
-    context and labels weigh as one. Of several tasks ParlAI averages the ends, which is wider than it need be.
+    The ends are quantiles of the means. Sums of batches and of processes add up, in any order, and the weights are
+    drawn from the example's own text: the interval is the same for every batch size and number of processes. Examples
+    alike in context and labels weigh as one. Of several tasks ParlAI averages the ends: never too narrow.
     """
 
     __slots__ = ("quantile", "sums", "weights")

@@ -1,8 +1,9 @@
 """How well candidates are ranked: the field's measures, as pure functions.
 
 Scores, relevance and mask are [B, C]; a candidate is right where its relevance is above 0. Everything follows from the
-ranks of a context's P right candidates, r_1 < ... < r_P out of C, and a tie counts against the model: of equal scores the
-less relevant candidate comes first, so one score for all puts the right ones last. NaN is the worst for the model too.
+ranks of a context's P right candidates, r_1 < ... < r_P out of C, and a tie counts against the model: of equal scores
+the less relevant candidate comes first, so one score for all puts the right ones last. NaN is the worst of scores for
+a right candidate, the best for any other.
 
 A measure of a context without any right candidate is 0; `measures` says NaN there.
 """
