@@ -33,7 +33,7 @@ from tqdm import tqdm  # noqa: E402
 from poly_agents import candidates as candidate_files  # noqa: E402
 from poly_agents import checkpoint, distill, negatives, pool, processes, teachers, textranker, training  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
-from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions  # noqa: E402
+from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
 from poly_agents.ranker import Ranker  # noqa: E402
@@ -305,7 +305,7 @@ class RankerAgent(TorchRankerAgent):
             batch.label_ids = [o.get("labels_vec", o.get("eval_labels_vec", self.EMPTY)).tolist() for o in rows]
             batch.histories = [obs.get("full_text") or obs.get("text") or "" for obs in rows]
             batch.tasks = [obs.get("id", "") for obs in rows]
-            batch.right = [list(obs.get("labels") or obs.get("eval_labels") or ()) for obs in rows]
+            batch.right = [labels_of(obs) for obs in rows]
             batch.grades = [grades_of(obs) for obs in rows]
             if not batch.is_training:  # ParlAI has drawn one of several right responses: the loss is of the first
                 batch.labels = [right[0] if right else None for right in batch.right]
@@ -602,16 +602,6 @@ class RankerAgent(TorchRankerAgent):
         self.smooth_loss += 0.05 * (loss - self.smooth_loss)
         self.bar.set_postfix(loss=f"{self.smooth_loss:.3f}", refresh=False)
         self.bar.update(examples * num_workers())
-
-
-def grades_of(obs) -> dict[str, float] | None:
-    """The grade of each candidate of an observation that brings grades; of equal candidates the best."""
-    if obs.get("grades") is None:
-        return None
-    grades, texts = obs["grades"], obs.get("label_candidates") or ()
-    if len(grades) != len(texts):
-        raise ValueError(f"an example of {obs.get('id')} has {len(texts)} candidates and {len(grades)} grades")
-    return {text: grade for text, grade in sorted(zip(texts, grades, strict=True), key=lambda pair: pair[1])}
 
 
 def lines(texts, scores, count: int) -> list[str]:

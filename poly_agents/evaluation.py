@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -182,6 +182,21 @@ class RanksFile:
             self.open.close()
             os.replace(self.part, self.path)
             self.open, self.mode = None, "a"
+
+
+def labels_of(message: Mapping[str, Any]) -> list[str]:
+    """The right responses of a message, the main one first."""
+    return list(message.get("labels") or message.get("eval_labels") or ())
+
+
+def grades_of(message: Mapping[str, Any]) -> dict[str, float] | None:
+    """The grade of each candidate of a message that brings `grades`; of equal candidates the best."""
+    if message.get("grades") is None:
+        return None
+    grades, texts = message["grades"], message.get("label_candidates") or ()
+    if len(grades) != len(texts):
+        raise ValueError(f"an example of {message.get('id')} has {len(texts)} candidates and {len(grades)} grades")
+    return {text: grade for text, grade in sorted(zip(texts, grades, strict=True), key=lambda pair: pair[1])}
 
 
 def finite(score: float) -> float | None:
