@@ -21,7 +21,6 @@ class TfidfAgent(Agent):
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
-        super().add_cmdline_args(parser, partial_opt)
         EvaluationOptions.add_to(parser.add_argument_group("TfidfAgent of poly_agents"))
         return parser
 
