@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 from poly_agents import plugin, textranker, zoo
 from poly_agents.dictionary import TokenizerDictionary
 from poly_agents.ranker import Ranker, each
+from poly_agents.search import Search, SearchOptions
 from poly_agents.tasks.chitchat import conversations, examples
 from poly_agents.textranker import TextRanker
 from poly_agents.tokenizer import Tokenizer
@@ -40,6 +41,7 @@ CONTEXT, CANDIDATE = 96, 32  # tokens of training and evaluation, without the sp
 LONG = 126  # tokens of a long text: 128 with the special ones
 NEGATIVES = 3  # of the cross-encoder in training
 ENCODED = 1024  # texts of the pool that are encoded; the others get the mean of two of their vectors
+SOME = 64  # of our stores, in every two thousand
 Run = Callable[[int], int]  # turn -> units of work done
 
 # --- ParlAI's rankers with MiniLM inside ------------------------------------------------------------------------------
@@ -257,6 +259,9 @@ class Ours(InParlai):
         encode_some()
         return super().chat(kind)
 
+    def kept(self, kind):
+        return f"--fixed-candidate-vecs {self.folder / f'{kind}-{self.precision}.store'}"
+
 
 class Ours32(Ours):
     precision = "float32"
@@ -268,8 +273,9 @@ class OursPython(Ours):
     def chat(self, kind):
         encode_some()
         model = self.model(kind)
-        pool = (self.folder / "pool.txt").read_text().splitlines()
-        return lambda turn: len(model.rank(self.context(turn), pool, top=1))
+        store = model.index(self.folder / f"{kind}-python.store", self.folder / "pool.txt", progress=False)
+        kept = Search(store, SearchOptions())
+        return lambda turn: len(model.search(self.context(turn), kept, top=1))
 
     def pairs(self, kind):
         model = self.model(kind)
@@ -390,12 +396,13 @@ def separated(context: str) -> str:
 
 def encode_some() -> None:
     """From now on our rankers encode the first texts of a large pool and mix the vectors of the others from theirs."""
-    encode = Ranker.encode_texts
+    encode = Ranker.encode_parts
 
-    def encode_texts(self, ids, progress=False):
-        return mixed(encode(self, ids[:ENCODED]), len(ids))
+    def encode_parts(self, parts, done=None):
+        ids = [row for part in parts for row in part]
+        return mixed(encode(self, [ids[:SOME]]), len(ids))
 
-    Ranker.encode_texts = encode_texts
+    Ranker.encode_parts = encode_parts
 
 
 def mixed(kept: Any, rows: int) -> Any:

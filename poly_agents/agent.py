@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from poly_agents import candidates as candidate_files  # noqa: E402
-from poly_agents import checkpoint, distill, negatives, pool, processes, teachers, textranker, training  # noqa: E402
+from poly_agents import checkpoint, distill, milvus, negatives, pool, processes, teachers, textranker, training  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
@@ -110,7 +110,7 @@ class RankerAgent(TorchRankerAgent):
             self._refuse_what_cannot_work(opt)
         self.examples_seen: Counter[str] = Counter()
         self.encoded: dict[str, Any] = shared["encoded"] if shared else {}
-        self.kept: Search | None = shared["kept"] if shared else None
+        self.kept: Search | milvus.MilvusSearch | None = shared["kept"] if shared else None
         self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
         super().__init__(opt, shared)
         if not shared and not hasattr(self, "optimizer"):
@@ -141,7 +141,10 @@ class RankerAgent(TorchRankerAgent):
                 f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed"
             )
         path = opt.get("fixed_candidates_path")
-        if path and not Path(path).is_file() and not Path(path, HEADER).is_file():
+        if path and milvus.is_address(path):
+            if cls._is_training(opt) or not cls.ranker.caches(options):
+                raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
+        elif path and not Path(path).is_file() and not Path(path, HEADER).is_file():
             raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
         if cls._is_training(opt) and opt.get("ranks_file"):
             raise ValueError("--ranks-file is of an evaluation: give it to eval_model")
@@ -368,7 +371,7 @@ class RankerAgent(TorchRankerAgent):
         if shared or "fixed" not in (self.candidates, self.eval_candidates):
             return
         path = self.fixed_candidates_path = self.fixed_candidates_path or self.get_task_candidates_path()
-        if self._keeps_candidates():
+        if milvus.is_address(path) or self._keeps_candidates():
             self.kept = self._open_store(path)
             self.pools["fixed"] = Pool(self.kept.store.texts, (), None, None)
         else:
@@ -387,11 +390,13 @@ class RankerAgent(TorchRankerAgent):
         somewhere = self.opt.get("model_file") or self.opt["fixed_candidate_vecs"] not in ("reuse", "replace")
         return bool(caches and somewhere and self.encode_candidate_vecs and not self._is_training(self.opt))
 
-    def _open_store(self, path: str) -> Search:
+    def _open_store(self, path: str) -> Search | milvus.MilvusSearch:
         """The candidates in a file, encoded and kept beside the model; or those of a store that was made before."""
         self.ranker_module.lower_precision()
         options, given = SearchOptions.of(self.opt), self.opt["fixed_candidate_vecs"]
         model = self._text_ranker()
+        if milvus.is_address(path):
+            return milvus.open_search(path, model, options)
         if Path(path).is_dir():
             return Search(Store(path, model.maker), options)
         folder = f"{self.opt['model_file']}.{Path(path).stem}.store" if given in ("reuse", "replace") else given
@@ -568,7 +573,7 @@ class RankerAgent(TorchRankerAgent):
             row = found.row(number)
             last = None if right is None else right[number, : len(row)]
             best, order = top(line[: len(row)], limit + len(said), last) if columns is None else (line, columns[number])
-            ranked = [(found.texts[row[c]], s) for c, s in zip(order.tolist(), best.tolist(), strict=True)]
+            ranked = [(found.texts[row[c]], s) for c, s in zip(order.tolist(), best.tolist(), strict=True) if c >= 0]
             ranked = [pair for pair in ranked if pair[0] not in said] or ranked
             texts.append([text for text, _ in ranked[:limit]])
             values.append([score for _, score in ranked[:limit]])
