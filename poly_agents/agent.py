@@ -33,6 +33,7 @@ from tqdm import tqdm  # noqa: E402
 from poly_agents import candidates as candidate_files  # noqa: E402
 from poly_agents import checkpoint, distill, milvus, negatives, pool, processes, teachers, textranker, training  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
+from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
 from poly_agents.ranker import Ranker  # noqa: E402
@@ -82,6 +83,7 @@ class RankerAgent(TorchRankerAgent):
         cls.ranker.Options.add_to(group)
         TrainingOptions.add_to(group)
         SearchOptions.add_to(group)
+        EvaluationOptions.add_to(group)
         group.add_argument(
             "--show-candidates",
             type=int,
@@ -109,6 +111,7 @@ class RankerAgent(TorchRankerAgent):
         self.examples_seen: Counter[str] = Counter()
         self.encoded: dict[str, Any] = shared["encoded"] if shared else {}
         self.kept: Search | milvus.MilvusSearch | None = shared["kept"] if shared else None
+        self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
         super().__init__(opt, shared)
         if not shared and not hasattr(self, "optimizer"):
             self.ranker_module.lower_precision()
@@ -143,6 +146,8 @@ class RankerAgent(TorchRankerAgent):
                 raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
         elif path and not Path(path).is_file() and not Path(path, HEADER).is_file():
             raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
+        if cls._is_training(opt) and opt.get("ranks_file"):
+            raise ValueError("--ranks-file is of an evaluation: give it to eval_model")
         if cls._is_training(opt) and opt.get("precision") == "float16":
             raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
 
@@ -206,7 +211,13 @@ class RankerAgent(TorchRankerAgent):
         return max(1, math.ceil(self.opt["num_epochs"] * self.train_examples / a_step))
 
     def share(self):
-        return super().share() | {"encoded": self.encoded, "pools": self.pools, "kept": self.kept}
+        own = {"encoded": self.encoded, "pools": self.pools, "kept": self.kept, "evaluation": self.evaluation}
+        return super().share() | own
+
+    def reset(self):
+        """ParlAI does this at the end of every task it evaluates."""
+        super().reset()
+        self.evaluation.close()
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -297,6 +308,13 @@ class RankerAgent(TorchRankerAgent):
             batch.label_ids = [o.get("labels_vec", o.get("eval_labels_vec", self.EMPTY)).tolist() for o in rows]
             batch.histories = [obs.get("full_text") or obs.get("text") or "" for obs in rows]
             batch.tasks = [obs.get("id", "") for obs in rows]
+            batch.right = [labels_of(obs) for obs in rows]
+            batch.grades = [grades_of(obs) for obs in rows]
+            if not batch.is_training:  # ParlAI has drawn one of several right responses: the loss is of the first
+                batch.labels = [right[0] if right else None for right in batch.right]
+                for number, right in enumerate(batch.right):
+                    if len(right) > 1:
+                        batch.label_ids[number] = self.dict.ids(right[0])[: self.label_truncate]
         return batch
 
     # --- candidates -----------------------------------------------------------------------------------------------
@@ -500,22 +518,39 @@ class RankerAgent(TorchRankerAgent):
             scores = self.kept.scores(self.ranker_module, pad(batch.contexts))
         else:
             scores = self.score_candidates(batch, found, self._kept(found) if self.encode_candidate_vecs else None)
+        scores, right = scores.float().cpu(), None
         if found.labels is not None:
-            labels = found.labels.to(scores.device)
-            loss = cross_entropy(scores, labels.clamp(min=0), reduction="none")
-            loss, ranks = torch.stack([loss, label_ranks(scores, labels)]).tolist()
-            self.record_local_metric(
-                "loss", [AverageMetric(x) if r else None for x, r in zip(loss, ranks, strict=True)]
-            )
-            self._record_ranks(ranks)
-        return self._answers(batch, found, scores.float().cpu())
+            loss = cross_entropy(scores, found.labels.clamp(min=0), reduction="none").tolist()
+            known = zip(loss, found.labels.tolist(), strict=True)
+            self.record_local_metric("loss", [AverageMetric(x) if label >= 0 else None for x, label in known])
+            right = self._measure(batch, found, scores)
+        return self._answers(batch, found, scores, right=right)
+
+    def _measure(self, batch, found: Pool, scores) -> torch.Tensor:
+        """Report how well a batch is ranked; which candidates are right, [B, C]."""
+        places = self.kept.store.rows_of if self.kept else None
+        right = [dict.fromkeys(texts, 1.0) for texts in batch.right]
+        grades = None
+        if any(row is not None for row in batch.grades):
+            rows = [own if row is None else row for row, own in zip(batch.grades, right, strict=True)]
+            grades = pool.relevance(found, rows, places)
+        right = pool.relevance(found, right, places)
+        texts = [partial(self._candidate, found, number) for number in range(len(scores))]
+        asked = [Asked(*one) for one in zip(batch.histories, batch.right, texts, strict=True)]
+        mask = None if found.index is None else (found.index >= 0).expand(len(scores), -1)
+        for name, values in self.evaluation.record(asked, scores, right, mask, grades).items():
+            self.record_local_metric(name, values)
+        return right > 0
+
+    @staticmethod
+    def _candidate(found: Pool, context: int, column: int) -> str:
+        return found.texts[found.row(context)[column]]
 
     def _record_ranks(self, ranks: list[float]) -> None:
-        """Rank of the label, mean reciprocal rank, and in training the share of ranks of one; 0: there is no label."""
-        self.record_local_metric("rank", [AverageMetric(r) if r else None for r in ranks])
-        self.record_local_metric("mrr", [AverageMetric(1 / r) if r else None for r in ranks])
-        if self.is_training:
-            self.record_local_metric("train_accuracy", [AverageMetric(int(r == 1)) for r in ranks])
+        """Of training: rank of the label, mean reciprocal rank, the share of ranks of one."""
+        self.record_local_metric("rank", AverageMetric.many(ranks))
+        self.record_local_metric("mrr", [AverageMetric(1 / rank) for rank in ranks])
+        self.record_local_metric("train_accuracy", [AverageMetric(int(rank == 1)) for rank in ranks])
 
     def _said(self, batch) -> list[set[str]]:
         """What each context has heard already, where that is not to be said again."""
@@ -527,13 +562,17 @@ class RankerAgent(TorchRankerAgent):
         """How many of the best it takes to have enough of them left."""
         return min(self.opt["cap_num_predictions"] + max(map(len, self._said(batch))), len(self.kept.store))
 
-    def _answers(self, batch, found: Pool, scores, columns=None) -> Output:
-        """From scores [B, C] of all candidates; or [B, k] of the best, falling, with their `columns`."""
+    def _answers(self, batch, found: Pool, scores, columns=None, right=None) -> Output:
+        """From scores [B, C] of all candidates; or [B, k] of the best, falling, with their `columns`.
+
+        Of equal scores the `right` ones [B, C] come last, so that ParlAI's hits@k do not reward a tie either.
+        """
         limit = self.opt["cap_num_predictions"]
         texts, values = [], []
         for number, (line, said) in enumerate(zip(scores, self._said(batch), strict=True)):
             row = found.row(number)
-            best, order = top(line[: len(row)], limit + len(said)) if columns is None else (line, columns[number])
+            last = None if right is None else right[number, : len(row)]
+            best, order = top(line[: len(row)], limit + len(said), last) if columns is None else (line, columns[number])
             ranked = [(found.texts[row[c]], s) for c, s in zip(order.tolist(), best.tolist(), strict=True) if c >= 0]
             ranked = [pair for pair in ranked if pair[0] not in said] or ranked
             texts.append([text for text, _ in ranked[:limit]])

@@ -87,11 +87,11 @@ def mend_distributed(distributed) -> None:
 
 
 def mend_join(fsdp) -> None:
-    """Without a GPU the processes' training loops end together on the CPU. It can go with `mend_distributed`."""
+    """Without a GPU the processes' loops end together on the CPU. It can go with `mend_distributed`."""
     import torch
 
     if not torch.cuda.is_available():
-        fsdp.JoinableTrainLoop.join_device = torch.device("cpu")
+        fsdp.JoinableTrainLoop.join_device = fsdp.JoinableEvaluator.join_device = torch.device("cpu")
 
 
 MENDS = {

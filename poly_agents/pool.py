@@ -1,6 +1,6 @@
 """Which candidates each context of a batch is scored against. Equal texts are one candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,27 @@ def columns(pool: Pool, labels: Sequence[str]) -> Tensor:
     """The column of each label in a shared pool, [B]; -1 where it is not in it."""
     place = {_key(text): number for number, text in enumerate(pool.texts)}
     return _labels([place] * len(labels), labels)
+
+
+def relevance(
+    pool: Pool,
+    wanted: Sequence[Mapping[str, float]],
+    places: Callable[[Sequence[str]], Sequence[int]] | None = None,
+) -> Tensor:
+    """What each context's candidates are worth, [B, C]: the grade of a `wanted` text, 0 of any other.
+
+    `places` finds the numbers of texts in a pool that has its own way of telling; -1 where a text is not in it.
+    """
+    texts = list(dict.fromkeys(text for grades in wanted for text in grades))
+    numbers = dict(zip(texts, places(texts) if places else columns(pool, texts).tolist(), strict=True))
+    width = len(pool.texts) if pool.index is None else pool.index.shape[1]
+    worth = torch.zeros(len(wanted), width)  # [B, C]
+    for context, grades in enumerate(wanted):
+        index = None if pool.index is None else pool.index[context if len(pool.index) > 1 else 0]
+        for text, grade in sorted(grades.items(), key=lambda pair: pair[1]):  # of equal texts the best grade stays
+            if numbers[text] >= 0:
+                worth[context, numbers[text] if index is None else index == numbers[text]] = grade
+    return worth
 
 
 def sample(pool: Pool, negatives: int, seed: int) -> Pool:

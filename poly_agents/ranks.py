@@ -1,27 +1,44 @@
 """Scores -> ranks and the best few."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 SORTED = 4096  # up to so many scores a full, stable sort costs nothing
 
 
-def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Rank of each label, [B], counted from 1; 0 where there is none. Ties keep the candidates' order.
+class Top(NamedTuple):
+    """The best scores and their columns, best first."""
 
-    >>> label_ranks(torch.tensor([[0.1, 0.9, 0.9]]), torch.tensor([2]))
+    values: Tensor
+    indices: Tensor
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Rank of each label, [B], counted from 1; 0 where there is none. Ties count against it.
+
+    >>> label_ranks(torch.tensor([[0.1, 0.9, 0.9]]), torch.tensor([1]))
     tensor([2])
     """
-    columns = labels.clamp(min=0).unsqueeze(1)
-    own = scores.gather(1, columns)
-    before = torch.arange(scores.shape[1], device=scores.device) < columns
-    ranks = 1 + ((scores > own) | ((scores == own) & before)).sum(1)
-    return ranks * (labels >= 0)
+    own = scores.gather(1, labels.clamp(min=0).unsqueeze(1))
+    return (~(scores < own)).sum(1) * (labels >= 0)
 
 
-def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The best of a line of scores, best first; equal scores keep their order where the line is short."""
+def top(scores: Tensor, count: int, last: Tensor | None = None) -> Top:
+    """The best of a line of scores, best first; equal scores keep their order where the line is short.
+
+    Of equal scores those that `last` [C] marks come after the others.
+
+    >>> top(torch.tensor([0.5, 0.9, 0.5]), 2, torch.tensor([True, False, False])).indices
+    tensor([1, 2])
+    """
+    last = torch.zeros_like(scores, dtype=torch.bool) if last is None else last
     if len(scores) <= SORTED:
-        values, order = scores.sort(descending=True, stable=True)
-        return values[:count], order[:count]
-    return scores.topk(min(count, len(scores)))
+        order = torch.arange(len(scores), device=scores.device)
+    else:
+        below = scores.nextafter(torch.full((), -torch.inf, device=scores.device))
+        order = torch.where(last, below, scores).topk(min(count, len(scores))).indices
+    order = order[last[order].int().argsort(stable=True)]
+    order = order[scores[order].argsort(descending=True, stable=True)[:count]]
+    return Top(scores[order], order)

@@ -48,13 +48,14 @@ def run(opt) -> str:
 @torch.no_grad()
 def rank(model: TextRanker, examples: Sequence[Turn]) -> list[dict[str, float]]:
     """hits@1, hits@5 and MRR of every layer, 0 being the embeddings."""
-    texts = list(dict.fromkeys(text for example in examples for text in example.candidates))
+    lists = [list(dict.fromkeys(example.candidates)) for example in examples]
+    texts = list(dict.fromkeys(text for row in lists for text in row))
     place = {text: number for number, text in enumerate(texts)}
     contexts = layer_vectors(model, model.context_ids([example.context for example in examples]))  # [B, J, D]
     candidates = layer_vectors(model, model.candidate_ids(texts))  # [N, J, D]
-    rows = [torch.tensor([place[text] for text in example.candidates]) for example in examples]
+    rows = [torch.tensor([place[text] for text in row]) for row in lists]
     index = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)  # [B, C]
-    labels = torch.tensor([example.candidates.index(example.response) for example in examples])  # [B]
+    labels = torch.tensor([row.index(example.response) for row, example in zip(lists, examples, strict=True)])  # [B]
     rows = []
     for layer in range(contexts.shape[1]):
         scores = torch.cat(

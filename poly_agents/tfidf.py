@@ -3,12 +3,14 @@
 import time
 from itertools import islice
 
-import numpy as np
+import torch
 from parlai.core.agents import Agent
 from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of
+from poly_agents.ranks import top
 from poly_agents.teachers import teachers
 
 FIT_EXAMPLES = 20_000
@@ -17,9 +19,15 @@ FIT_EXAMPLES = 20_000
 class TfidfAgent(Agent):
     """`-m poly_agents/tfidf`: ranks inline candidates; its document frequencies come from the task's train split."""
 
+    @classmethod
+    def add_cmdline_args(cls, parser, partial_opt=None):
+        EvaluationOptions.add_to(parser.add_argument_group("TfidfAgent of poly_agents"))
+        return parser
+
     def __init__(self, opt, shared=None):
         super().__init__(opt, shared)
         self.id = "Tfidf"
+        self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
         self.vectorizer = shared["vectorizer"] if shared else TfidfVectorizer().fit(self._train_texts())
 
     def _train_texts(self):
@@ -29,24 +37,32 @@ class TfidfAgent(Agent):
                 yield from (message.get("text", ""), *message.get("eval_labels", ()))
 
     def share(self):
-        return super().share() | {"vectorizer": self.vectorizer}
+        return super().share() | {"vectorizer": self.vectorizer, "evaluation": self.evaluation}
+
+    def reset(self):
+        super().reset()
+        self.evaluation.close()
 
     def act(self):
         seen = self.observation
-        candidates = list(seen.get("label_candidates") or ())
+        candidates = list(dict.fromkeys(seen.get("label_candidates") or ()))
         if not candidates:
             return Message(id=self.id, episode_done=False)
         start = time.perf_counter()
         vectors = self.vectorizer.transform([seen.get("text", ""), *candidates])
-        scores = (vectors[1:] @ vectors[0].T).toarray().ravel()
-        order = np.argsort(-scores, kind="stable")
+        scores = torch.from_numpy((vectors[1:] @ vectors[0].T).toarray().ravel())  # [C]
+        ms = 1000 * (time.perf_counter() - start)
+        labels, grades = labels_of(seen), grades_of(seen)
+        right = torch.tensor([text in labels for text in candidates])
+        best, order = top(scores, len(candidates), right)
         reply = Message(id=self.id, episode_done=False, text=candidates[order[0]])
-        reply["text_candidates"] = [candidates[i] for i in order]
-        reply["candidate_scores"] = scores[order].tolist()
-        metrics = {"ms": AverageMetric(1000 * (time.perf_counter() - start))}
-        labels = seen.get("eval_labels") or seen.get("labels") or ()
-        if labels and labels[0] in candidates:
-            rank = 1 + reply["text_candidates"].index(labels[0])
-            metrics |= {"rank": AverageMetric(rank), "mrr": AverageMetric(1 / rank)}
+        reply["text_candidates"] = [candidates[column] for column in order]
+        reply["candidate_scores"] = best.tolist()
+        metrics = {"ms": AverageMetric(ms)}
+        if labels:
+            graded = grades and torch.tensor([[grades[text] for text in candidates]])
+            asked = Asked(seen.get("text", ""), labels, candidates.__getitem__)
+            found = self.evaluation.record([asked], scores[None], right[None].float(), None, graded)
+            metrics |= {name: values[0] for name, values in found.items()}
         reply["metrics"] = metrics
         return reply
