@@ -35,6 +35,7 @@ from typing import Any
 from parlai.utils import logging
 
 from poly_agents import files
+from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 _ROOT = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -42,7 +43,7 @@ NAMES = (
     *("arguana", "climate-fever", "cqadupstack", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus"),
     *("nq", "quora", "scidocs", "scifact", "trec-covid", "webis-touche2020"),
 )
-FILES = tuple((f"{_ROOT}/{name}.zip", f"{name}.zip", None) for name in NAMES)
+FILES = tuple(Download(f"{_ROOT}/{name}.zip", f"{name}.zip", archive=True) for name in NAMES)
 WHERE = "unpack the archive of a data set and give its folder as --data-files"
 HEADER = ["query-id", "corpus-id", "score"]
 TOP = 100

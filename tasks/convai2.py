@@ -19,14 +19,16 @@ from pathlib import Path
 
 from parlai.utils.strings import normalize_reply
 
+from poly_agents.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 FILES = (
-    (
+    Download(
         "http://parl.ai/downloads/convai2/convai2_fix_723.tgz",
         "convai2_fix_723.tgz",
         "d0ae89defe2fd0b0a4221eaa642a457d7d40cef475f54798119c7f3b8dd9361d",
+        archive=True,
     ),
 )
 PERSONAS = {  # variant -> the file's part of the name

@@ -19,10 +19,11 @@ import re
 import zipfile
 from collections.abc import Iterator
 
+from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
-FILES = ((f"http://yanran.li/files/{ARCHIVE}", ARCHIVE, None),)
+FILES = (Download(f"http://yanran.li/files/{ARCHIVE}", ARCHIVE),)
 END = "__eou__"
 
 

@@ -19,7 +19,6 @@ import random
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 
-FILES = ()
 WHERE = (
     "https://iitmnlp.github.io/DailyDialog-plusplus links to an archive; --data-files is the folder with train.json, "
     "dev.json and test.json"

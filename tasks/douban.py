@@ -10,10 +10,15 @@ Eval     valid 2, test 10 candidates of the file, any number of them right; as i
 Context  every turn, oldest first
 """
 
+from poly_agents.download import Download
 from poly_agents.tasks.tabs import TabsTeacher
 
 FILES = (
-    ("https://www.dropbox.com/s/eo5zegg1k83uqaj/DoubanConversaionCorpus.zip?dl=1", "DoubanConversaionCorpus.zip", None),
+    Download(
+        "https://www.dropbox.com/s/eo5zegg1k83uqaj/DoubanConversaionCorpus.zip?dl=1",
+        "DoubanConversaionCorpus.zip",
+        archive=True,
+    ),
 )
 
 

@@ -23,14 +23,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poly_agents.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
 
 FILES = (
-    (
+    Download(
         "http://parl.ai/downloads/dstc7/dstc7_v2.tgz",
         "dstc7_v2.tgz",
         "cc8fd830f9894768ab4f7b104cddd4105456812ab614041337ec12c5a3a56685",
+        archive=True,
     ),
 )
 WHERE = (

@@ -14,7 +14,6 @@ Variants: Ubuntu's subtask 1 without one; `subtask_2`, whose contexts are sectio
 
 from poly_agents.tasks.dstc7 import Dstc7Teacher, Source
 
-FILES = ()
 WHERE = (
     "https://github.com/dstc8-track2/NOESIS-II says where; keep the names task-N.DATA.train.json, task-N.DATA.dev.json "
     "(DATA: ubuntu, advising), name the test set task-N.DATA.test.json and its answers task-N.DATA.responses.tsv: an "

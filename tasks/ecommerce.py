@@ -11,7 +11,6 @@ Context  every turn, oldest first
 
 from poly_agents.tasks.tabs import TabsTeacher
 
-FILES = ()
 WHERE = (
     "https://github.com/cooelf/DeepUtteranceAggregation links to an archive on Google Drive; name its three files "
     "train.txt, dev.txt and test.txt"

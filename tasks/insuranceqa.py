@@ -23,7 +23,6 @@ from typing import Any
 
 from poly_agents.tasks.response import Example, ResponseTeacher
 
-FILES = ()
 WHERE = (
     "clone https://github.com/shuzi/insuranceQA and give its folder V2 as --data-files; or write "
     "answers.en.jsonl and {train,valid,test}.en.jsonl from https://github.com/chatopera/insuranceqa-corpus-zh"

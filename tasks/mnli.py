@@ -12,13 +12,15 @@ The official test labels are hidden: valid is the matched part (genres of train)
 ParlAI's task `multinli`, whose examples these are.
 """
 
+from poly_agents.download import Download
 from poly_agents.tasks.snli import SnliTeacher
 
 FILES = (
-    (
+    Download(
         "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
         "multinli_1.0.zip",
         "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
+        archive=True,
     ),
 )
 

@@ -21,13 +21,14 @@ from itertools import islice
 
 from parlai.utils import logging
 
+from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 _ROOT = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
 FILES = (
-    (f"{_ROOT}/top1000.dev.tar.gz", "top1000.dev.tar.gz", None),
-    (f"{_ROOT}/qrels.dev.small.tsv", "qrels.dev.small.tsv", None),
-    (f"{_ROOT}/triples.train.small.tar.gz", "triples.train.small.tar.gz", None),
+    Download(f"{_ROOT}/top1000.dev.tar.gz", "top1000.dev.tar.gz", members=("top1000.dev",)),
+    Download(f"{_ROOT}/qrels.dev.small.tsv", "qrels.dev.small.tsv"),
+    Download(f"{_ROOT}/triples.train.small.tar.gz", "triples.train.small.tar.gz", members=("triples.train.small.tsv",)),
 )
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 
-FILES = ()
 WHERE = "https://github.com/Nealcly/MuTual: give its folder data as --data-files"
 TURN = re.compile(r"\s+(?=[mf] ?: )", re.IGNORECASE)
 

@@ -32,7 +32,6 @@ from typing import IO, NamedTuple
 
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
 
-FILES = ()
 WHERE = "give the folder that holds the dumps of comments, RC_2019-07.zst and the like, as --data-files, or one of them"
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
 FOREIGN = set(

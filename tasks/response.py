@@ -213,22 +213,29 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     def path(self, name: str) -> Path:
         """Where a file of the data set is: under `--data-files`, a folder, or itself that file; else downloaded.
 
-        What to download from where is `FILES` of the module of the task; it goes to `--datapath`.
+        What to download from where is `FILES` of the module of the task; it goes to `--datapath`. `WHERE` says how to
+        come by the others.
         """
         given = self.opt.get("data_files")
         if not given:
-            for kind in type(self).__mro__:
-                files = getattr(sys.modules[kind.__module__], "FILES", ())
-                if files and self.opt.get("datapath"):
-                    task = kind.__module__.rpartition(".")[2]
-                    return download.find(files, name, Path(self.opt["datapath"], "poly_agents", task))
-            raise ValueError(f"the task {self.opt['task']} needs --data-files: the folder that holds {name}")
+            return self._downloaded(name)
         path = Path(given) if Path(given).is_file() else Path(given) / name
         if path.is_file():
             return path
         if path.with_name(f"{path.name}.gz").is_file():
             return path.with_name(f"{path.name}.gz")
         raise ValueError(f"--data-files {given}: there is no {name} (or {name}.gz) in it")
+
+    def _downloaded(self, name: str) -> Path:
+        module = sys.modules[type(self).__module__]
+        files, where = getattr(module, "FILES", ()), getattr(module, "WHERE", None)
+        task = module.__name__.rpartition(".")[2]
+        try:
+            if files and self.opt.get("datapath"):
+                return download.find(files, name, Path(self.opt["datapath"], "poly_agents", task))
+            raise ValueError(f"the task {self.opt['task']} needs --data-files: the folder that holds {name}")
+        except ValueError as error:
+            raise ValueError(f"{error}; {where}" if where else str(error)) from error
 
     def rows(self, path: Path, parse: Callable[[str], Any]) -> Iterator[Any]:
         """`parse` of every line of a UTF-8 file, gzipped or not. What it refuses is named with file and line."""

@@ -12,7 +12,6 @@ Context  every turn, oldest first
 
 from poly_agents.tasks.tabs import TabsTeacher
 
-FILES = ()
 WHERE = (
     "https://github.com/gmftbyGMFTBY/SimpleReDial-v1 links to its data; of the folder restoration-200k, train.txt, "
     "valid.txt (or dev.txt) and test.txt are read"

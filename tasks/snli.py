@@ -14,13 +14,15 @@ Pairs without a label that most annotators gave ("-") are left out. The examples
 import json
 from collections.abc import Iterator
 
+from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 FILES = (
-    (
+    Download(
         "https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
         "snli_1.0.zip",
         "afb3d70a5af5d8de0d9d81e2637e0fb8c22d1235c2749d83125ca43dab0dbd3e",
+        archive=True,
     ),
 )
 LABELS = ("entailment", "contradiction", "neutral")

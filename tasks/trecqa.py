@@ -18,11 +18,12 @@ sentences are all right as well; `-t poly_agents:trecqa:raw` keeps them.
 import csv
 from collections.abc import Iterator
 
+from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 from poly_agents.tasks.wikiqa import Answer, examples, is_right
 
 _ROOT = "https://raw.githubusercontent.com/brmson/dataset-sts/master/data/anssel/wang"
-FILES = tuple((f"{_ROOT}/{name}", name, None) for name in ("train.csv", "train-all.csv", "dev.csv", "test.csv"))
+FILES = tuple(Download(f"{_ROOT}/{name}", name) for name in ("train.csv", "train-all.csv", "dev.csv", "test.csv"))
 COLUMNS = ["qtext", "label", "atext"]
 
 

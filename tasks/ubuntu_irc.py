@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
 
-FILES = ()
 WHERE = "git clone https://github.com/jkkummerfeld/irc-disentanglement and give its folder data as --data-files"
 TURNS = 8
 ADDRESSED = re.compile(r"[\s@]*([^\s:,;>]+)(\s*[:,;>]+\s*|\s+-+\s+|\s+)")

@@ -16,13 +16,15 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 FILES = (
-    (
+    Download(
         "http://parl.ai/downloads/ubuntu/ubuntu.tar.gz",
         "ubuntu.tar.gz",
         "87caf297381287247cbff3aa7cc2f4609f3b12c40e8535688168d7413740e0d0",
+        archive=True,
     ),
 )
 csv.field_size_limit(1 << 24)

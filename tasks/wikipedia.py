@@ -14,13 +14,16 @@ Variant `small`: trains on 250,000 articles.
 import random
 from collections.abc import Iterator, Sequence
 
+from poly_agents.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 SITE = "https://dl.fbaipublicfiles.com/starspace"
-FILES = tuple(
-    (f"{SITE}/{name}", name, None)
-    for name in ("wikipedia_train5M.tgz", "wikipedia_train250k.tgz", "wikipedia_devtst.tgz")
+EVALUATION = tuple(f"wikipedia_{part}{kind}.txt" for part in ("dev", "test") for kind in ("10k", "_basedocs"))
+FILES = (
+    Download(f"{SITE}/wikipedia_train5M.tgz", "wikipedia_train5M.tgz", members=("wikipedia_shuf_train5M.txt",)),
+    Download(f"{SITE}/wikipedia_train250k.tgz", "wikipedia_train250k.tgz", members=("wikipedia_train250k.txt",)),
+    Download(f"{SITE}/wikipedia_devtst.tgz", "wikipedia_devtst.tgz", members=EVALUATION),
 )
 TRAIN = {"": "wikipedia_shuf_train5M.txt", "small": "wikipedia_train250k.txt"}
 

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from poly_agents.tasks.response import Example, ResponseTeacher
 
-FILES = ()
 WHERE = (
     "WikiQACorpus.zip of https://www.microsoft.com/en-us/download/details.aspx?id=52419 may not be redistributed: "
     "unpack it and give the folder with WikiQA-train.tsv, WikiQA-dev.tsv and WikiQA-test.tsv as --data-files"
