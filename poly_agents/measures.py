@@ -29,27 +29,28 @@ def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Ran
     >>> ranked(torch.tensor([[0.9, 0.5, 0.5, 0.1]]), torch.tensor([[0, 1, 0, 1]])).ranks
     tensor([[3., 4.]])
     """
-    mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    right = (relevance > 0) & mask  # [B, C]
+    right = relevance > 0 if mask is None else (relevance > 0) & mask  # [B, C]
+    if scores.isnan().any():
+        scores = torch.where(scores.isnan(), torch.where(right, -torch.inf, torch.inf).to(scores.dtype), scores)
     rows, places = right.nonzero(as_tuple=True)
     counts = rows.bincount(minlength=len(scores))  # [B]
     slots = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     columns = torch.full((len(scores), max(1, *counts.tolist())), -1, device=rows.device)  # [B, P]
     columns[rows, slots] = places
-    if scores.isnan().any():
-        scores = torch.where(scores.isnan(), torch.where(right, -torch.inf, torch.inf).to(scores.dtype), scores)
-    number = torch.arange(scores.shape[-1], device=scores.device)
-    ranks = torch.full(columns.shape, torch.inf, device=scores.device)
-    for slot, column in enumerate(columns.unsqueeze(-1).unbind(1)):  # [B, 1]
-        at = column.clamp(min=0)
-        own, grade = scores.gather(-1, at), relevance.gather(-1, at)
-        first = (relevance < grade) | ((relevance == grade) & (number < column))  # of equal scores
-        ahead = mask & ((scores > own) | ((scores == own) & first))  # [B, C]
-        ranks[:, slot] = torch.where(column >= 0, 1.0 + ahead.sum(-1, keepdim=True), torch.inf).squeeze(-1)
+    there = columns >= 0
+    own = scores.gather(-1, columns.clamp(min=0))  # [B, P]
+    grades = relevance.gather(-1, columns.clamp(min=0)).float() * there
+    ranks = torch.empty_like(grades)
+    for slot, line in enumerate(own.unbind(-1)):
+        ahead = scores >= line.unsqueeze(-1)  # [B, C] itself and its ties too
+        ranks[:, slot] = (ahead if mask is None else ahead & mask).count_nonzero(-1)
+    slot = torch.arange(own.shape[-1], device=own.device)
+    this, other = grades.unsqueeze(-1), grades.unsqueeze(-2)  # [B, P, 1], [B, 1, P]
+    behind = (other > this) | ((other == this) & (slot > slot.unsqueeze(-1)))  # [B, P, P] where they are tied
+    tied = (own.unsqueeze(-1) == own.unsqueeze(-2)) & there.unsqueeze(-2)
+    ranks = (ranks - (tied & behind).sum(-1)).masked_fill(~there, torch.inf)
     ranks, order = ranks.sort(-1)
-    columns = columns.gather(-1, order)
-    grades = relevance.gather(-1, columns.clamp(min=0)) * (columns >= 0)
-    return Ranked(ranks, columns, grades.float())
+    return Ranked(ranks, columns.gather(-1, order), grades.gather(-1, order))
 
 
 def recall_any(ranks: Tensor, k: int) -> Tensor:
