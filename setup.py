@@ -86,6 +86,7 @@ setup(
             "pymilvus>=3.0",
             "milvus-lite>=3.2",
         ],
+        "reddit": ["zstandard>=0.22"],  # its dumps are packed so
         "bench": ["matplotlib>=3.8"],  # the plots
     },
     cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},
