@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from poly_agents import candidates
 from poly_agents.textranker import TextRanker
 
 ASKED = 500  # keys in one query
@@ -28,8 +27,7 @@ class Teacher:
                 f"--teacher-model {model_file}: its scores depend on the other candidates, so there is nothing to keep "
                 "of a pair; teach with cross, bi, poly, mix, late or ed2lm"
             )
-        lengths = f"{self.model.text_truncate} {self.model.label_truncate}"
-        self.scores_file = open_scores(f"{model_file}.scores", candidates.fingerprint(self.model.ranker, []) + lengths)
+        self.scores_file = open_scores(f"{model_file}.scores", f"{self.model.maker} {self.model.text_truncate}")
 
     def scores(self, contexts: Sequence[str], texts: Sequence[str], index: Tensor | None) -> Tensor:
         """Scores [B, C] of contexts against candidates: all N `texts`, or those of `index` [B, C]; 0 where it is -1."""

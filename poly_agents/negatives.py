@@ -4,6 +4,7 @@ One JSON object a line, `{"context": ..., "response": ..., "negatives": [...]}`,
 what they were mined with.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from poly_agents import candidates, processes
+from poly_agents import processes
 from poly_agents.files import replace
 from poly_agents.teachers import Turn
 from poly_agents.textranker import TextRanker
@@ -65,7 +66,11 @@ def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin
         )
     responses = list(dict.fromkeys(turn.response.strip() for turn in turns))
     ids = model.candidate_ids(responses)
-    made_with = {"fingerprint": candidates.fingerprint(model.ranker, ids), "count": count, "margin": margin}
+    made_with = {
+        "fingerprint": hashlib.sha256(f"{model.maker} {ids}".encode()).hexdigest(),
+        "count": count,
+        "margin": margin,
+    }
     part = Path(f"{path}.part")
     done = _resume(part, made_with)
     with part.open("a", encoding="utf-8") as file:

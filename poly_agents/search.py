@@ -115,7 +115,7 @@ def streamed_best(ranker: Ranker, prepared: Any, vectors: Vectors, count: int) -
 @torch.no_grad()
 def exact(prepared: Views, vectors: Vectors, count: int) -> Found:
     """The best `count` of all candidates, for each context."""
-    queries = queries_of(prepared, vectors)
+    queries = queries_of(prepared, vectors.kind)
     most = max(len(query.views) for query in queries)
     bests, scored = [], 0
     at_once = max(1, BOUNDS // len(vectors))
@@ -136,7 +136,7 @@ def exact(prepared: Views, vectors: Vectors, count: int) -> Found:
 def certified(prepared: Views, vectors: Vectors, count: int) -> Found:
     """What `exact` finds."""
     bests, read, scored = [], 0, 0
-    for query in queries_of(prepared, vectors):
+    for query in queries_of(prepared, vectors.kind):
         best, bounds = Best(count), query.codes(vectors, sketch.bound)
         first = bounds.topk(min(max(BATCH, count), len(bounds))).indices
         best.add(query.score(vectors.block(first)), first)
@@ -157,7 +157,7 @@ def certified(prepared: Views, vectors: Vectors, count: int) -> Found:
 def fast(prepared: Views, vectors: Vectors, count: int, scored: int) -> Found:
     """The best `count` of the `scored` candidates whose codes promise most."""
     bests = []
-    for query in queries_of(prepared, vectors):
+    for query in queries_of(prepared, vectors.kind):
         query.views, views = sketch.apart(query.views, APART), query.views
         rows = query.codes(vectors, sketch.largest).topk(min(max(scored, count), len(vectors))).indices
         query.views = views
@@ -232,8 +232,9 @@ class Best:
         return float(self.scores[-1])
 
 
-def queries_of(prepared: Views, vectors: Vectors) -> list[Query]:
-    kind = computed_in(vectors.segments[0]["vectors"].dtype)
+def queries_of(prepared: Views, kind: torch.dtype) -> list[Query]:
+    """Of vectors kept as `kind`."""
+    kind = computed_in(kind)
     masks = [None] * len(prepared.vectors) if prepared.mask is None else prepared.mask
     return [Query(*pair, kind) for pair in zip(prepared.vectors, masks, strict=True)]
 

@@ -80,6 +80,11 @@ class Vectors:
         return bool(self.segments) and not self.ragged and self.segments[0]["vectors"].dim() == 2
 
     @property
+    def kind(self) -> torch.dtype:
+        """What the vectors are kept as."""
+        return self.segments[0]["vectors"].dtype
+
+    @property
     def tokens(self) -> int:
         """Vectors of a candidate, on average."""
         held = sum(part["vectors"][..., 0].numel() for part in self.segments)

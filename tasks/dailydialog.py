@@ -18,6 +18,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 
 from poly_agents.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
@@ -54,8 +55,14 @@ class DailydialogTeacher(ResponseTeacher):
         return examples if split == "train" else draw_candidates(examples, f"dailydialog:{split}")
 
     def dialogues(self, split: str) -> Iterator[list[str]]:
-        """Each as its turns."""
+        """Each as its turns; from the archive, those within it, or their unpacked files."""
         name = "validation" if split == "valid" else split
+        with suppress(ValueError):
+            path = self.path(f"dialogues_{name}.txt")
+            return self.rows(path, parse)
+        return self.packed(name)
+
+    def packed(self, name: str) -> Iterator[list[str]]:
         try:
             path, data = self.path(f"{name}.zip"), None
         except ValueError:

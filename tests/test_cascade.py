@@ -63,7 +63,7 @@ def test_a_pool_is_searched_and_the_best_ranked_anew(given, trained, pool_file, 
         "retriever": trained[retriever],
         "fixed_candidates_path": pool_file,
         "search": search,
-        "search_share": 1.0,
+        "search_scored": 30,
     }
     agent = make(given)
     contexts = ["hello how", "my cat\nblue dog", "six"]

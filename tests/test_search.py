@@ -76,7 +76,7 @@ def test_no_bound_is_ever_below_what_it_bounds(tmp_path, small_slices, monkeypat
     monkeypatch.setattr(sketch, "RANK", rank)
     held = stored(tmp_path, precision).vectors
     block = held.block(torch.arange(len(held)))
-    for query in search.queries_of(views(5, 19, spread=1.0), held):
+    for query in search.queries_of(views(5, 19, spread=1.0), held.kind):
         true = (block.numbers.double() @ query.views.T.double()).amax(-1)
         for bounds in (query.closer(block), query.codes(held, sketch.bound)):
             assert (bounds.double() >= true).all()
