@@ -250,4 +250,4 @@ def test_a_missing_parlai_gives_the_command_to_type(environment):
 
 def test_unknown_tasks_name_the_known_ones(environment):
     out = environment.parlai("display_data", "-t", "poly_agents:nothing", ok=False)
-    assert "poly_agents has no task 'nothing'; its tasks: chitchat" in out
+    assert "poly_agents has no task 'nothing'; its tasks: beir, chitchat" in out
