@@ -4,8 +4,8 @@
 
 FOLDER holds `mutual`, `wikiqa`, `insuranceqa`, `ubuntu_irc` and `scifact`, each as its task in `tasks/` reads it. On
 SciFact the ranker re-ranks the hundred documents that the untrained MiniLM finds in the corpus (`--beir-run`, made
-here), trained on the training judgements. Writes `results/tasks.{json,md}`, hits@1, MAP and MRR beside published
-numbers. MiniLM was tuned on data that resemble some of these before it came here.
+here), trained on the training judgements. Writes `results/tasks.{json,md}`: hits@1 with its 95% interval, MAP, MRR and
+NDCG@10 beside published numbers; data sets that are not run keep the rows they have. MiniLM was tuned on data that resemble some of these before it came here.
 """
 
 import argparse
@@ -26,7 +26,9 @@ RESULTS = Path(__file__).parent / "results"
 PARLAI = Path(sys.executable).with_name("parlai")
 QUIET = {"TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
 MEASURES = ("hits@1", "map", "mrr", "ndcg@10")
-ENDS = "--evaltask poly_agents:chitchat"  # training evaluates on valid and test when it ends, some sets lack one
+SPARE = "--evaltask poly_agents:chitchat"  # training evaluates on valid and test when it ends, some sets lack one
+ENDS = ("low", "high")  # of the interval of hits@1
+UNTRAINED = "MiniLM, untrained"
 DEPTH = 100  # documents of a query that are ranked again
 
 
@@ -79,7 +81,7 @@ def measure(job: Job, ranker: str, data: str, seconds: float, examples: int, fol
     parlai(
         f"train_model -m poly_agents/{ranker} {data} -mf {folder}/{ranker} {size} {inline} --text-truncate {text} "
         f"--label-truncate {label} --max-train-time {seconds} --num-epochs 1000 --validation-every-n-epochs -1 "
-        f"--validation-max-exs 16 --short-final-eval true --ignore-bad-candidates true --loglevel warn {ENDS}"
+        f"--validation-max-exs 16 --short-final-eval true --ignore-bad-candidates true --loglevel warn {SPARE}"
     )
     return evaluate(job, f"-mf {folder}/{ranker}", data, examples, folder)
 
@@ -89,20 +91,21 @@ def evaluate(job: Job, model: str, data: str, examples: int, folder: Path) -> di
     report = folder / "report.json"
     parlai(
         f"eval_model {model} {data} -dt {job.split} -ne {examples} -bs 16 -ecands inline --ignore-bad-candidates true "
-        f"--report-filename {report} --loglevel warn"
+        f"--confidence true --report-filename {report} --loglevel warn"
     )
     found = json.loads(report.read_text())["report"]
-    return {name: found[name] for name in MEASURES if name in found} | {"contexts": found["exs"]}
+    interval = {name: found[f"recall_any@1_{name}"] for name in ENDS}
+    return {name: found[name] for name in MEASURES} | interval | {"contexts": found["exs"]}
 
 
 def table(results: list[dict]) -> str:
-    head = f"| data set | ranker | contexts | {' | '.join(MEASURES)} | published |"
-    lines = [head, "| --- | --- | ---: |" + " ---: |" * len(MEASURES) + " --- |"]
+    head = f"| data set | ranker | seconds | contexts | {' | '.join(MEASURES)} | published |"
+    lines = [head, "| --- | --- | ---: | ---: |" + " ---: |" * len(MEASURES) + " --- |"]
     for row in results:
-        cells = [f"{row[name]:.3f}" if name in row else "" for name in MEASURES]
-        lines.append(
-            f"| {row['data']} | {row['ranker']} | {row['contexts']} | {' | '.join(cells)} | {row['published']} |"
-        )
+        cells = [f"{row[name]:.3f}" for name in MEASURES]
+        cells[0] += f" ({row['low']:.3f} to {row['high']:.3f})"
+        first = f"{row['data']} | {row['ranker']} | {row['seconds']:g} | {row['contexts']}"
+        lines.append(f"| {first} | {' | '.join(cells)} | {row['published']} |")
     return "\n".join(lines) + "\n"
 
 
@@ -116,7 +119,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the table goes")
     given = parser.parse_args()
 
-    results = []
+    file = given.out / "tasks.json"
+    before = json.loads(file.read_text()) if file.exists() else []
+    results = [row for row in before if row["data"] not in given.only]
     for name in given.only:
         job, place = JOBS[name], given.data / name
         with tempfile.TemporaryDirectory() as temporary:
@@ -127,13 +132,14 @@ def main() -> None:
                 data += f" --beir-run {folder}/run.txt --beir-top {DEPTH}"
             text, label = job.lengths.split()
             start = f"-m poly_agents/bi --text-truncate {text} --label-truncate {label}"
-            rows = {"MiniLM, untrained": evaluate(job, start, data, given.examples, folder)}
+            rows = {UNTRAINED: evaluate(job, start, data, given.examples, folder)}
             for ranker in given.rankers or job.rankers:
                 rows[ranker] = measure(job, ranker, data, given.seconds, given.examples, folder)
-        results += [{"data": name, "ranker": r, "published": job.published} | row for r, row in rows.items()]
-        done = {"seconds": given.seconds, "results": results}
-        write_text(given.out / "tasks.json", json.dumps(done, indent=1) + "\n")
-        write_text(given.out / "tasks.md", f"{table(results)}\nEach trained for {given.seconds:g} s.\n")
+        for ranker, row in rows.items():
+            seconds = 0 if ranker == UNTRAINED else given.seconds
+            results.append({"data": name, "ranker": ranker, "seconds": seconds, "published": job.published} | row)
+        write_text(file, json.dumps(results, indent=1) + "\n")
+        write_text(given.out / "tasks.md", table(results))
     print(table(results))
 
 
