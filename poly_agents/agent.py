@@ -226,13 +226,7 @@ class RankerAgent(TorchRankerAgent):
         path = path or self.opt.get("model_file")
         if not path:
             return
-        model = self.ranker_module
-        header = {
-            "agent": self.ranker.__module__.rpartition(".")[2],
-            "options": vars(model.options),
-            "backbone": model.context_encoder.config,
-            "text_truncate": self.text_truncate,
-            "label_truncate": self.label_truncate,
+        header = self._text_ranker().header() | {
             "number_training_updates": self._number_training_updates,
             "examples_seen": {task: count * num_workers() for task, count in self.examples_seen.items()},
         }
@@ -250,13 +244,13 @@ class RankerAgent(TorchRankerAgent):
             replace(f"{path}.trainstats.previous", lambda beside: shutil.copy(f"{path}.trainstats", beside))
         self.dict.save(f"{path}.dict")
         replace(f"{path}.opt", self.opt.save)
-        checkpoint.write(path, header, model.tensors(), optimizer)
+        checkpoint.write(path, header, self.ranker_module.tensors(), optimizer)
 
     def load(self, path):
         saved = checkpoint.read(path)
         self.encoded.clear()
         self.ranker_module.load_tensors(saved.weights, path)
-        for task, count in saved.header["examples_seen"].items():
+        for task, count in saved.header.get("examples_seen", {}).items():
             self.examples_seen[task] = count // num_workers()
         self._mend_trainstats(f"{path}.trainstats")
         return saved.header | {"optimizer": saved.optimizer}

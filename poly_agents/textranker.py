@@ -1,6 +1,7 @@
 """A trained model from plain Python: texts in, ranked candidates out."""
 
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,24 @@ class TextRanker:
         ranker.load_tensors(saved.weights, model_file)
         ranker.lower_precision()
         return cls(ranker.to(device).eval(), tokenizer, saved.header["text_truncate"], saved.header["label_truncate"])
+
+    def save(self, model_file: str, **more: Any) -> None:
+        """Write what `load` and ParlAI's `-mf` read: `model_file`, `.dict` and `.opt`; `more` goes into the header."""
+        header = self.header() | more
+        self.tokenizer.save(f"{model_file}.dict")
+        opt = header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
+        files.write_text(f"{model_file}.opt", json.dumps({"model": f"poly_agents/{header['agent']}"} | opt, indent=1))
+        checkpoint.write(model_file, header, self.ranker.tensors())
+
+    def header(self) -> dict[str, Any]:
+        """All but the weights and the tokeniser that it takes to make the model again, as JSON."""
+        return {
+            "agent": type(self.ranker).__module__.rpartition(".")[2],
+            "options": vars(self.ranker.options),
+            "backbone": self.ranker.context_encoder.config,
+            "text_truncate": self.text_truncate,
+            "label_truncate": self.label_truncate,
+        }
 
     def rank(
         self,
