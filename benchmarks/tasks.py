@@ -5,7 +5,8 @@
 FOLDER holds `mutual`, `wikiqa`, `insuranceqa`, `ubuntu_irc` and `scifact`, each as its task in `tasks/` reads it. On
 SciFact the ranker re-ranks the hundred documents that the untrained MiniLM finds in the corpus (`--beir-run`, made
 here), trained on the training judgements. Writes `results/tasks.{json,md}`: hits@1 with its 95% interval, MAP, MRR and
-NDCG@10 beside published numbers; data sets that are not run keep the rows they have. MiniLM was tuned on data that resemble some of these before it came here.
+NDCG@10 beside published numbers; data sets that are not run keep the rows they have. MiniLM was tuned on data that
+resemble some of these before it came here.
 """
 
 import argparse
