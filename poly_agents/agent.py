@@ -31,16 +31,17 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from poly_agents import candidates as candidate_files  # noqa: E402
-from poly_agents import checkpoint, distill, milvus, negatives, pool, processes, teachers, textranker, training  # noqa: E402
+from poly_agents import checkpoint, distill, negatives, pool, processes, retrieval, teachers, textranker, training  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
+from poly_agents.milvus import MilvusSearch, is_address  # noqa: E402
 from poly_agents.pool import Pool  # noqa: E402
 from poly_agents.ranker import Ranker  # noqa: E402
 from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.schedule import WarmupLinear  # noqa: E402
 from poly_agents.search import Search, SearchOptions  # noqa: E402
-from poly_agents.store import HEADER, Store, discard, made_by, read_candidates  # noqa: E402
+from poly_agents.store import discard, made_by, read_candidates  # noqa: E402
 from poly_agents.tokens import Tokens, pad  # noqa: E402
 from poly_agents.training import TrainingOptions  # noqa: E402
 
@@ -65,6 +66,16 @@ DEFAULTS = dict(
 class ShowCandidates(argparse._StoreAction):
     """`--show-candidates N` also asks `parlai display_model` to show the field the ranking is in."""
 
+    @classmethod
+    def add_to(cls, parser) -> None:
+        parser.add_argument(
+            "--show-candidates",
+            type=int,
+            default=0,
+            action=cls,
+            help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
+        )
+
     def __call__(self, parser, namespace, value, option_string=None):
         namespace.show_candidates = value
         namespace.display_add_fields = ",".join(filter(None, [getattr(namespace, "display_add_fields", ""), "ranking"]))
@@ -84,13 +95,7 @@ class RankerAgent(TorchRankerAgent):
         TrainingOptions.add_to(group)
         SearchOptions.add_to(group)
         EvaluationOptions.add_to(group)
-        group.add_argument(
-            "--show-candidates",
-            type=int,
-            default=0,
-            action=ShowCandidates,
-            help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
-        )
+        ShowCandidates.add_to(group)
         parser.set_defaults(**DEFAULTS | cls.defaults)
         if partial_opt and ("num_epochs" in partial_opt or "report_filename" in partial_opt):
             parser.set_defaults(batchsize=64)  # of train_model and eval_model; a chat has one dialogue at a time
@@ -110,7 +115,7 @@ class RankerAgent(TorchRankerAgent):
             self._refuse_what_cannot_work(opt)
         self.examples_seen: Counter[str] = Counter()
         self.encoded: dict[str, Any] = shared["encoded"] if shared else {}
-        self.kept: Search | milvus.MilvusSearch | None = shared["kept"] if shared else None
+        self.kept: Search | MilvusSearch | None = shared["kept"] if shared else None
         self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
         super().__init__(opt, shared)
         if not shared and not hasattr(self, "optimizer"):
@@ -141,11 +146,10 @@ class RankerAgent(TorchRankerAgent):
                 f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed"
             )
         path = opt.get("fixed_candidates_path")
-        if path and milvus.is_address(path):
-            if cls._is_training(opt) or not cls.ranker.caches(options):
-                raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
-        elif path and not Path(path).is_file() and not Path(path, HEADER).is_file():
-            raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
+        if path:
+            retrieval.check(path)
+        if path and is_address(path) and (cls._is_training(opt) or not cls.ranker.caches(options)):
+            raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
         if cls._is_training(opt) and opt.get("ranks_file"):
             raise ValueError("--ranks-file is of an evaluation: give it to eval_model")
         if cls._is_training(opt) and opt.get("precision") == "float16":
@@ -365,7 +369,7 @@ class RankerAgent(TorchRankerAgent):
         if shared or "fixed" not in (self.candidates, self.eval_candidates):
             return
         path = self.fixed_candidates_path = self.fixed_candidates_path or self.get_task_candidates_path()
-        if milvus.is_address(path) or self._keeps_candidates():
+        if is_address(path) or self._keeps_candidates():
             self.kept = self._open_store(path)
             self.pools["fixed"] = Pool(self.kept.store.texts, (), None, None)
         else:
@@ -384,22 +388,16 @@ class RankerAgent(TorchRankerAgent):
         somewhere = self.opt.get("model_file") or self.opt["fixed_candidate_vecs"] not in ("reuse", "replace")
         return bool(caches and somewhere and self.encode_candidate_vecs and not self._is_training(self.opt))
 
-    def _open_store(self, path: str) -> Search | milvus.MilvusSearch:
+    def _open_store(self, path: str) -> Search | MilvusSearch:
         """The candidates in a file, encoded and kept beside the model; or those of a store that was made before."""
         self.ranker_module.lower_precision()
-        options, given = SearchOptions.of(self.opt), self.opt["fixed_candidate_vecs"]
-        model = self._text_ranker()
-        if milvus.is_address(path):
-            return milvus.open_search(path, model, options)
-        if Path(path).is_dir():
-            return Search(Store(path, model.maker), options)
-        folder = f"{self.opt['model_file']}.{Path(path).stem}.store" if given in ("reuse", "replace") else given
+        model, given = self._text_ranker(), self.opt["fixed_candidate_vecs"]
+        folder = retrieval.beside(self.opt["model_file"], path) if given in ("reuse", "replace") else given
         if given == "replace":
             discard(folder)
         elif given != "reuse" and made_by(folder) not in (None, model.maker):
             raise ValueError(f"{folder} was not made by this model; give another path")
-        found = model.index(folder, path, options.store_precision, progress=is_primary_worker())
-        return Search(found, options)
+        return retrieval.open_pool(path, model, SearchOptions.of(self.opt), folder, progress=is_primary_worker())
 
     def _text_ranker(self) -> textranker.TextRanker:
         return textranker.TextRanker(self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate)

@@ -25,14 +25,15 @@ from parlai.core.torch_agent import History  # noqa: E402
 from parlai.utils import logging  # noqa: E402
 from parlai.utils.misc import warn_once  # noqa: E402
 
-from poly_agents import milvus, pool  # noqa: E402
+from poly_agents import pool, retrieval  # noqa: E402
 from poly_agents.agent import ShowCandidates, lines  # noqa: E402
 from poly_agents.backbone import PRECISIONS  # noqa: E402
 from poly_agents.candidates import Memory  # noqa: E402
+from poly_agents.evaluation import labels_of  # noqa: E402
+from poly_agents.milvus import MilvusSearch  # noqa: E402
 from poly_agents.options import Options, at_least, option  # noqa: E402
 from poly_agents.ranks import label_ranks, top  # noqa: E402
 from poly_agents.search import Search, SearchOptions  # noqa: E402
-from poly_agents.store import HEADER, Store  # noqa: E402
 from poly_agents.textranker import Ranked, TextRanker  # noqa: E402
 from poly_agents.tokens import pad  # noqa: E402
 
@@ -103,13 +104,7 @@ class CascadeAgent(Agent):
             "--fixed-candidates-path",
             help="candidates to retrieve from: a file, one a line; a store; milvus:URI#COLLECTION",
         )
-        group.add_argument(
-            "--show-candidates",
-            type=int,
-            default=0,
-            action=ShowCandidates,
-            help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
-        )
+        ShowCandidates.add_to(group)
         return parser
 
     # --- construction -----------------------------------------------------------------------------------------------
@@ -126,11 +121,8 @@ class CascadeAgent(Agent):
         if "train" in opt.get("datatype", "") and "evalmode" not in opt["datatype"] and not self.chat:
             raise ValueError("a cascade is not trained: train its two models, each by itself, with train_model")
         self.options = CascadeOptions.of(opt)
-        there = self.path and (
-            milvus.is_address(self.path) or Path(self.path).is_file() or Path(self.path, HEADER).is_file()
-        )
-        if self.path and not there:
-            raise ValueError(f"--fixed-candidates-path {self.path}: there is no such file, and no candidate store")
+        if self.path:
+            retrieval.check(self.path)
         if self.chat and not self.path:
             raise ValueError("a chat needs candidates to retrieve from; give -fcp FILE")
         files = {
@@ -146,16 +138,11 @@ class CascadeAgent(Agent):
             )
         self.search = self._open(self.path, files["retriever"]) if self.path else None
 
-    def _open(self, path: str, retriever: str) -> Search | milvus.MilvusSearch:
-        """The candidates of a file, encoded and kept beside the retriever; or those of a store."""
-        options, model = SearchOptions.of(self.opt), self.retriever.model
-        if milvus.is_address(path):
-            return milvus.open_search(path, model, options)
-        if Path(path).is_dir():
-            return Search(Store(path, model.maker), options)
-        found = model.index(f"{retriever}.{Path(path).stem}.store", path, options.store_precision)
-        logging.info(f"{len(found)} candidates from {path}")
-        return Search(found, options)
+    def _open(self, path: str, retriever: str) -> Search | MilvusSearch:
+        folder = retrieval.beside(retriever, path)
+        found = retrieval.open_pool(path, self.retriever.model, SearchOptions.of(self.opt), folder)
+        logging.info(f"{len(found.store)} candidates from {path}")
+        return found
 
     def share(self):
         return super().share() | {"cascade": (self.options, self.retriever, self.reranker, self.search)}
@@ -263,7 +250,3 @@ class CascadeAgent(Agent):
         tokens = pad(self.retriever.model.context_ids([seen["full_text"]]))
         scores = self.search.scores(self.retriever.model.ranker, tokens)
         return max(count + 1, int(label_ranks(scores, torch.tensor([row]))))
-
-
-def labels_of(seen: Message) -> Sequence[str]:
-    return seen.get("eval_labels") or seen.get("labels") or ()

@@ -7,6 +7,7 @@ Weights are copied into the order that oneDNN multiplies them in, query, key and
 a weight has changed.
 """
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
@@ -22,6 +23,11 @@ from poly_agents.tokens import Real, Tokens
 
 if TYPE_CHECKING:
     from poly_agents.backbone import Backbone
+
+# oneDNN keeps a program for each of the last 1,024 shapes, and texts come in every shape: half a gigabyte that saves no
+# time. Both caches, torch's and its own, are sized when first used.
+for capacity in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(capacity, "32")
 
 
 class Product:

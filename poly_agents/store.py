@@ -263,7 +263,7 @@ class Writer:
         files.replace(paths(self.folder, entry)[0], lambda beside: save_file(tensors, beside))
         files.replace(paths(self.folder, entry)[1], lambda beside: Path(beside).write_bytes(b"".join(encoded)))
         self.segments.append(Segment(name, len(keys), *map(files.sha256, paths(self.folder, entry))))
-        self.list("")
+        self.record("")
 
     def finish(self, keep: bool, source: str) -> None:
         self.write()
@@ -271,7 +271,7 @@ class Writer:
             self.drop()
         if not self.segments:
             raise ValueError(f"there are no candidates to put into {self.folder}")
-        self.list(source)
+        self.record(source)
         listed = {path for segment in self.segments for path in paths(self.folder, segment)}
         for path in self.folder.iterdir():
             if path.suffix in (".safetensors", ".jsonl", ".tmp") and path not in listed:
@@ -296,7 +296,7 @@ class Writer:
                 self.put(keys, text, Vectors([tensors]).select(wanted))
         self.segments = kept + self.segments
 
-    def list(self, source: str) -> None:
+    def record(self, source: str) -> None:
         """`source` says what the store is the whole of; empty while it is being made."""
         header = {"format": FORMAT, "maker": self.maker, "precision": self.precision, "source": source}
         files.write_text(self.folder / HEADER, json.dumps(header | {"segments": self.segments}, indent=1) + "\n")

@@ -116,8 +116,11 @@ class TextRanker:
     def encode(self, texts: list[str]) -> Any:
         """What the ranker keeps of these candidates; encoded once as long as they stay the same."""
         if self.encoded[0] != texts:
-            self.encoded = texts, self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))
+            self.encoded = texts, self._encode(texts)
         return self.encoded[1]
+
+    def _encode(self, texts: list[str]) -> Any:
+        return self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))
 
     def index(
         self,
@@ -143,9 +146,8 @@ class TextRanker:
             candidates = stores.read_candidates(candidates)
         else:
             candidates = ({"text": each} if isinstance(each, str) else each for each in candidates)
-        encode = lambda texts: self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))  # noqa: E731
         return stores.build(
-            folder, candidates, encode, maker, precision, keep=keep, source=source, total=total, progress=progress
+            folder, candidates, self._encode, maker, precision, keep=keep, source=source, total=total, progress=progress
         )
 
     @property
