@@ -15,22 +15,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poly_agents.vectors import Vectors
+
 RANK = 160  # R, at most
 SAMPLE = 2**14  # candidates that the directions are found from
+ROWS = 2**11  # candidates at a time
 
 
-def sketch(numbers: Tensor) -> dict[str, Tensor]:
-    """What a segment keeps beside its candidates' vectors [N, D] float32."""
-    some = numbers[:: 1 + len(numbers) // SAMPLE].double()
-    directions = torch.linalg.eigh(some.T @ some).eigenvectors.flip(1)[:, :RANK]  # [D, R]
+def sketch(vectors: Vectors) -> dict[str, Tensor]:
+    """What a segment keeps beside its candidates' vectors, [N, D]."""
+    some = torch.arange(0, len(vectors), 1 + len(vectors) // SAMPLE)
+    parts = (vectors.block(rows).numbers.double() for rows in some.split(ROWS))
+    squares = sum(part.T @ part for part in parts)  # [D, D]
+    directions = torch.linalg.eigh(squares).eigenvectors.flip(1)[:, :RANK]  # [D, R]
     rank = directions.shape[1]
     turn = torch.randn(rank, rank, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     basis = (directions @ torch.linalg.qr(turn)[0]).float()
-    y = numbers @ basis  # [N, R]
+    parts = [shorten(numbers.float(), basis) for _, numbers in vectors.slices(ROWS)]
+    return {"basis": basis} | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def shorten(numbers: Tensor, basis: Tensor) -> dict[str, Tensor]:
+    """Codes of some candidates [n, D] float32, and what they leave out."""
+    y = numbers @ basis  # [n, R]
     scales = y.abs().amax(-1).clamp(min=1e-12) / 127
     codes = (y / scales.unsqueeze(-1)).round().to(torch.int8)
     return {
-        "basis": basis,
         "codes": codes,
         "code_scales": scales,
         "code_errors": (y - scales.unsqueeze(-1) * codes).norm(dim=-1),

@@ -252,7 +252,7 @@ class Writer:
     def put(self, keys: list[bytes], lines: list[str], tensors: dict[str, Tensor]) -> None:
         encoded = [line.encode() + b"\n" for line in lines]
         if "norms" in tensors:
-            tensors = tensors | sketch(Vectors([tensors]).block(torch.arange(len(keys))).numbers)
+            tensors = tensors | sketch(Vectors([tensors]))
         tensors = tensors | {
             "keys": bytes_of(keys),
             "texts": bytes_of([digest(json.loads(line)["text"].strip()) for line in lines]),
