@@ -61,10 +61,11 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     """One example is one episode: turns joined by newlines, one label, the candidates where there are any.
 
     Training goes through a new shuffle every epoch, made from `--seed` and the epoch's number: the same on every
-    machine, different parts of it for the workers of a distributed run, and it goes on where a checkpoint stopped.
+    machine, and it goes on where a checkpoint stopped. The workers of a distributed run share the examples out, in
+    training and in evaluation: of n workers each has every n-th one.
 
     With `:stream` in the datatype nothing is held but a look-ahead: examples come in the order of the files, or, with
-    `--shuffle-buffer`, drawn from so many of them. Workers share them out, in evaluation too.
+    `--shuffle-buffer`, drawn from so many of them.
     """
 
     skipped = 0  # bad rows that were left out
@@ -89,6 +90,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         self.id = opt["task"]
         self.split = DatatypeHelper.fold(opt["datatype"])
         self.format = Format(speakers=bool(opt.get("speakers")))
+        self.rank, self.workers = (0, 1) if opt.get("undivided") else (get_rank(), num_workers())
         self.stream: Stream | None = None
         self.turns: list[Message] = []  # of the stream's newest example, after the mutators
         self.last = False  # whether that example is the last one of this copy
@@ -119,7 +121,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def reset(self):
         super().reset()
-        self.index.value = self.start // num_workers() - 1
+        self.index.value = self.start // self.workers - 1
         self.turns = []
         if self.stream:
             self.stream.restart()
@@ -128,7 +130,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         if not self.random:
             return super().next_episode_idx(num_eps, loop)
         self.index.value += 1
-        epoch, place = divmod(self.index.value * num_workers() + get_rank(), len(self.examples))
+        epoch, place = divmod(self.index.value * self.workers + self.rank, len(self.examples))
         return self.order(epoch)[place]
 
     def order(self, epoch: int) -> Sequence[int]:
@@ -154,9 +156,9 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def _streamed(self) -> Iterator[Example]:
         """What this worker gets of an endless training, or of one evaluation."""
-        begun = self.start // num_workers() * num_workers()
+        begun = self.start // self.workers * self.workers
         epoch, begun = divmod(begun, self.num_examples()) if begun else (0, 0)
-        return islice(self._epochs(epoch), begun + get_rank(), None, num_workers())
+        return islice(self._epochs(epoch), begun + self.rank, None, self.workers)
 
     def _epochs(self, first: int) -> Iterator[Example]:
         buffer = self.opt.get("shuffle_buffer") or 0
@@ -193,10 +195,16 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             self.counted[self.split] = self.count(self.split)
         return self.counted[self.split]
 
-    num_episodes = num_examples
+    def num_episodes(self):
+        """Those that ParlAI counts through: in order, this worker's own; in a shuffle or a stream, all."""
+        return self.num_examples() if self.random or self.stream else len(self._own())
+
+    def _own(self) -> range:
+        """Where this worker's examples are, in order."""
+        return range(self.rank, len(self.examples), self.workers)
 
     def get(self, episode_idx, entry_idx=0):
-        return self.message(self.examples[episode_idx])
+        return self.message(self.examples[episode_idx if self.random else self._own()[episode_idx]])
 
     def message(self, example: Example) -> Message:
         """An example as ParlAI passes it around."""
