@@ -146,8 +146,9 @@ class RankerAgent(TorchRankerAgent):
                 raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
         elif path and not Path(path).is_file() and not Path(path, HEADER).is_file():
             raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
-        if cls._is_training(opt) and opt.get("ranks_file"):
-            raise ValueError("--ranks-file is of an evaluation: give it to eval_model")
+        for name in ("ranks_file", "submission"):
+            if cls._is_training(opt) and opt.get(name):
+                raise ValueError(f"--{name.replace('_', '-')} is of an evaluation: give it to eval_model")
         if cls._is_training(opt) and opt.get("precision") == "float16":
             raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
 
@@ -297,7 +298,7 @@ class RankerAgent(TorchRankerAgent):
     def batchify(self, obs_batch, sort=False):
         batch = super().batchify(obs_batch, sort)
         if batch.batchsize:
-            rows = [obs_batch[i] for i in batch.valid_indices.tolist()]
+            rows = batch.messages = [obs_batch[i] for i in batch.valid_indices.tolist()]
             batch.contexts = [obs.get("text_vec", self.EMPTY).tolist() for obs in rows]
             batch.label_ids = [o.get("labels_vec", o.get("eval_labels_vec", self.EMPTY)).tolist() for o in rows]
             batch.histories = [obs.get("full_text") or obs.get("text") or "" for obs in rows]
@@ -505,7 +506,7 @@ class RankerAgent(TorchRankerAgent):
         if not batch.batchsize:
             return None
         found = self._build_candidates(batch, self.eval_candidates, "eval")
-        if self.kept and found.labels is None:
+        if self.kept and found.labels is None and not self.evaluation.submission:
             best = self.kept.best(self.ranker_module, pad(batch.contexts), self._wanted(batch))
             return self._answers(batch, found, best.scores, best.rows)
         if self.kept:
@@ -513,6 +514,7 @@ class RankerAgent(TorchRankerAgent):
         else:
             scores = self.score_candidates(batch, found, self._kept(found) if self.encode_candidate_vecs else None)
         scores, right = scores.float().cpu(), None
+        self._submit(batch, found, scores)
         if found.labels is not None:
             loss = cross_entropy(scores, found.labels.clamp(min=0), reduction="none").tolist()
             known = zip(loss, found.labels.tolist(), strict=True)
@@ -535,6 +537,22 @@ class RankerAgent(TorchRankerAgent):
         for name, values in self.evaluation.record(asked, scores, right, mask, grades).items():
             self.record_local_metric(name, values)
         return right > 0
+
+    def _submit(self, batch, found: Pool, scores) -> None:
+        """Note for --submission what each context's candidates score [B, C], whether there are labels or not."""
+        submission = self.evaluation.submission
+        if not submission:
+            return
+        for number, (message, line) in enumerate(zip(batch.messages, scores, strict=True)):
+            if self.kept:
+                values, rows = top(line, submission.format.limit)
+                ids = [self.kept.store[row].get("id") for row in rows.tolist()]
+                submission.add(message, ids, values.tolist(), line.logsumexp(0).item())
+            elif found.index is None:
+                raise ValueError("--submission needs candidates with ids: the task's own (-ecands inline) or a store's")
+            else:
+                texts = (found.texts[candidate].strip() for candidate in found.row(number))
+                submission.add_own(message, dict(zip(texts, line.tolist(), strict=False)))
 
     @staticmethod
     def _candidate(found: Pool, context: int, column: int) -> str:

@@ -36,6 +36,7 @@ from parlai.utils import logging
 
 from poly_agents import files
 from poly_agents.download import Download
+from poly_agents.submissions import Ranking, trec
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 _ROOT = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -81,7 +82,7 @@ class BeirTeacher(ResponseTeacher):
                 continue
             response, *others = (texts[document] for document in right)
             if not self.opt.get("beir_run"):
-                yield Example([text], response, None, others)
+                yield Example([text], response, None, others, id=query)
                 continue
             pool = [document for document in runs.get(query, ()) if texts.get(document)]
             pool += [document for document in right if split == "train" and document not in there]
@@ -89,7 +90,7 @@ class BeirTeacher(ResponseTeacher):
                 logging.warning(f"--beir-run {self.opt['beir_run']} has no documents for the query {query}; left out")
                 continue
             grades = [judged[query].get(document, 0.0) for document in pool]
-            yield Example([text], response, [texts[document] for document in pool], others, grades)
+            yield Example([text], response, [texts[document] for document in pool], others, grades, query, pool)
 
     def judgements(self, name: str) -> Judgements:
         judged: Judgements = {}
@@ -168,12 +169,8 @@ def parse_found(line: str) -> tuple[str, list[tuple[str, float]]]:
 
 def write_run(out: str | Path, found: Mapping[str, Sequence[tuple[str, float]]]) -> None:
     """Write every query's documents and scores, best first, as the TREC run that `--beir-run` reads."""
-    lines = [
-        f"{query} Q0 {document} {rank} {score:.6f} poly_agents\n"
-        for query, best in found.items()
-        for rank, (document, score) in enumerate(best, 1)
-    ]
-    files.write_text(out, "".join(lines))
+    rankings = [Ranking(query, [d for d, _ in best], [s for _, s in best], 0.0) for query, best in found.items()]
+    files.write_text(out, trec(rankings))
 
 
 def documents(folder: str | Path) -> Iterator[dict[str, str]]:

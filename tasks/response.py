@@ -29,10 +29,12 @@ SPEAKERS = ("A: ", "B: ")  # with --speakers: who is answered, and who answers
 
 class Example(NamedTuple):
     context: Sequence[str]  # turns, oldest first
-    response: str  # a right one
+    response: str | None  # a right one; None where the data set keeps it to itself
     candidates: Sequence[str] | None = None
     others: Sequence[str] = ()  # more right ones
     grades: Sequence[float] | None = None  # of each candidate, where judgements are graded
+    id: str | int | None = None  # what its leaderboard calls it
+    candidate_ids: Sequence[str | int] | None = None  # and each of its candidates
 
 
 class Format(NamedTuple):
@@ -208,13 +210,26 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def message(self, example: Example) -> Message:
         """An example as ParlAI passes it around."""
-        labels = [example.response, *example.others]
-        message = Message(text=self.format.text(example.context), labels=labels, episode_done=True)
+        message = Message(text=self.format.text(example.context), episode_done=True)
+        if example.response is not None:
+            message["labels"] = [example.response, *example.others]
         if example.candidates is not None:
             message["label_candidates"] = list(example.candidates)
         if example.grades is not None:
             message["grades"] = list(example.grades)
+        if example.id is not None:
+            message["example_id"] = example.id
+        if example.candidate_ids is not None:
+            message["candidate_ids"] = example.candidate_ids
         return message
+
+    def only_for_a_submission(self) -> None:
+        """Refuse a split whose labels are hidden for anything else: nobody outside can be measured on it."""
+        if not self.opt.get("submission"):
+            raise ValueError(
+                f"the labels of {self.id}'s {self.split} set are hidden: give eval_model --submission FILE, "
+                "which needs none, or another split"
+            )
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -252,7 +267,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
                 try:
                     if line.strip():
                         yield parse(line.decode("utf-8").rstrip("\r\n"))
-                except (ValueError, KeyError, IndexError, TypeError) as error:
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                     self.bad(f"{path}:{number}", error)
 
     def bad(self, place: str, error: Exception) -> None:
@@ -267,7 +282,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     def chat_candidates(self) -> Iterator[str]:
         """Responses to chat with: every one of this split, on one line."""
         examples = self._pass() if self.stream else self.examples
-        return (" ".join(example.response.split()) for example in examples)
+        return (" ".join(example.response.split()) for example in examples if example.response is not None)
 
 
 class Stream:

@@ -115,7 +115,7 @@ def test_msmarco_s_triples():
     assert len(read("msmarco", "train:ordered", FIXTURES / "msmarco", msmarco_triples=1)) == 1
     with pytest.raises(ValueError, match="--msmarco-triples must be at least 1, got 0"):
         read("msmarco", "train:ordered", FIXTURES / "msmarco", msmarco_triples=0)
-    with pytest.raises(ValueError, match="no test split"):
+    with pytest.raises(ValueError, match="test set are hidden: give eval_model --submission FILE"):
         read("msmarco", "test", FIXTURES / "msmarco")
 
 
