@@ -54,9 +54,7 @@ def test_mutual_s_folder_of_files_is_read_by_their_numbers():
 
 
 def test_mutual_s_test_has_no_answers_and_is_for_submissions():
-    with pytest.raises(
-        ValueError, match="poly_agents:mutual's test set are hidden: give eval_model --submission"
-    ):
+    with pytest.raises(ValueError, match="poly_agents:mutual's test set are hidden: give eval_model --submission"):
         examples(MutualTeacher, FIXTURES / "mutual", datatype="test")
     found = examples(MutualTeacher, FIXTURES / "mutual", datatype="test", submission="x")
     assert [e.id for e in found] == ["test_1", "test_2", "test_10"]
