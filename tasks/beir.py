@@ -37,6 +37,7 @@ from parlai.utils import logging
 from poly_agents import files
 from poly_agents.download import Download
 from poly_agents.submissions import Ranking, trec
+from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 _ROOT = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -64,8 +65,8 @@ class BeirTeacher(ResponseTeacher):
         return parser
 
     def __init__(self, opt, shared=None):
-        variant = [part for part in opt["task"].split(":")[2:] if "=" not in part]
-        self.folder = f"{variant[0]}/" if variant else ""
+        name = variant(opt["task"])
+        self.folder = f"{name}/" if name else ""
         super().__init__(opt, shared)
 
     def read(self, split) -> Iterator[Example]:

@@ -9,9 +9,11 @@ Candidates 20 in evaluation: the response and 19 of the same split, drawn once
 Files      `train.zip`, `validation.zip`, `test.zip` as they are inside the official archive, or that archive itself;
            `dialogues_SPLIT.txt` in them has one dialogue a line, `__eou__` after every turn
 
-Valid and test hold copies of train dialogues, some with other blanks or quotes, some cut off: those whose letters and
-digits stand in a row in a train dialogue are left out (130 of valid; 6,095 responses stay), unless
-`--dailydialog-copies true`. So the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
+Valid and test hold copies of train dialogues, some with other blanks, quotes or capitals (69 of valid have none of
+these): those whose letters and digits stand in a row in a train dialogue are left out, unless
+`--dailydialog-copies true`. Of valid these are 130: 122 are like a train dialogue turn by turn, one is parted into other
+turns, 7 stand whole in a longer one, so that all their contexts and responses are in train too; 6,095 responses stay.
+So the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
 """
 
 import io

@@ -37,7 +37,7 @@ FILES = (
 )
 WHERE = (
     "all but Ubuntu's subtask 1 come from https://ibm.github.io/dstc-noesis; name the files of DATA (ubuntu, advising) "
-    "and subtask N DATA_train_subtask_N.json, DATA_dev_subtask_N.json, DATA_test_subtask_N.json, the test set's "
+    "and subtask N as those of Ubuntu's subtask 1 are named: DATA_train_subtask_N.json, DATA_dev_subtask_N.json, DATA_test_subtask_N.json, the test set's "
     "answers DATA_responses_subtask_N.tsv, and the pool of subtask 2 DATA_candidates_subtask_2.tsv: a candidate's id, "
     "a tab and its utterance a line"
 )
