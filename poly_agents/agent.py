@@ -31,7 +31,18 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from poly_agents import candidates as candidate_files  # noqa: E402
-from poly_agents import checkpoint, distill, milvus, negatives, pool, processes, teachers, textranker, training  # noqa: E402
+from poly_agents import (  # noqa: E402
+    checkpoint,
+    distill,
+    milvus,
+    negatives,
+    pool,
+    processes,
+    teachers,
+    textranker,
+    training,
+    turns,
+)
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
@@ -100,6 +111,10 @@ class RankerAgent(TorchRankerAgent):
     def dictionary_class():
         return TokenizerDictionary
 
+    @classmethod
+    def history_class(cls):
+        return turns.ChatHistory
+
     # --- construction ---------------------------------------------------------------------------------------------
 
     def __init__(self, opt, shared=None):
@@ -123,8 +138,8 @@ class RankerAgent(TorchRankerAgent):
         if options.teacher_model:
             self.teacher = distill.Teacher(options.teacher_model)
         if options.hard_negatives:
-            turns = partial(teachers.turns, self.opt, "train")
-            self.hard_negatives = negatives.HardNegatives(options, self.opt.get("model_file"), turns)
+            of_training = partial(teachers.turns, self.opt, "train")
+            self.hard_negatives = negatives.HardNegatives(options, self.opt.get("model_file"), of_training)
 
     @classmethod
     def _refuse_what_cannot_work(cls, opt) -> None:
@@ -567,7 +582,7 @@ class RankerAgent(TorchRankerAgent):
     def _said(self, batch) -> list[set[str]]:
         """What each context has heard already, where that is not to be said again."""
         if self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed":
-            return [set(history.split("\n")) for history in batch.histories]
+            return [turns.said(history) for history in batch.histories]
         return [set()] * len(batch.histories)
 
     def _wanted(self, batch) -> int:

@@ -21,7 +21,6 @@ from parlai.core.agents import Agent  # noqa: E402
 from parlai.core.build_data import modelzoo_path  # noqa: E402
 from parlai.core.message import Message  # noqa: E402
 from parlai.core.metrics import AverageMetric, Metric  # noqa: E402
-from parlai.core.torch_agent import History  # noqa: E402
 from parlai.utils import logging  # noqa: E402
 from parlai.utils.misc import warn_once  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -38,6 +37,7 @@ from poly_agents.store import HEADER, Store  # noqa: E402
 from poly_agents.submissions import log_sum_exp  # noqa: E402
 from poly_agents.textranker import Ranked, TextRanker  # noqa: E402
 from poly_agents.tokens import pad  # noqa: E402
+from poly_agents.turns import ChatHistory, said  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Stage:
         return rankings
 
 
-class Turns(History):
-    """ParlAI's history of a dialogue, as text alone."""
+class Turns(ChatHistory):
+    """The history of a dialogue, as text alone."""
 
     def parse(self, text: str) -> list[int]:
         return []
@@ -183,8 +183,8 @@ class CascadeAgent(Agent):
             return
         if seen.get("episode_done"):
             self.history.reset()
-        elif said := labels_of(seen) or [reply["text"]] * ("text" in reply):
-            self.history.add_reply(said[0])
+        elif own := labels_of(seen) or [reply["text"]] * ("text" in reply):
+            self.history.add_reply(own[0])
 
     def reset(self):
         super().reset()
@@ -240,8 +240,8 @@ class CascadeAgent(Agent):
 
     def _answer(self, reply: Message, seen: Message, ranking: list[Ranked]) -> None:
         if self.chat:
-            said = set(seen["full_text"].split("\n"))
-            ranking = [ranked for ranked in ranking if ranked.text not in said] or ranking
+            before = said(seen["full_text"])
+            ranking = [ranked for ranked in ranking if ranked.text not in before] or ranking
         reply["text"] = ranking[0].text
         reply["text_candidates"] = [ranked.text for ranked in ranking]
         reply["candidate_scores"] = [ranked.score for ranked in ranking]

@@ -11,9 +11,9 @@ Files      `train.zip`, `validation.zip`, `test.zip` as they are inside the offi
 
 Valid and test hold copies of train dialogues, some with other blanks, quotes or capitals (69 of valid have none of
 these): those whose letters and digits stand in a row in a train dialogue are left out, unless
-`--dailydialog-copies true`. Of valid these are 130: 122 are like a train dialogue turn by turn, one is parted into other
-turns, 7 stand whole in a longer one, so that all their contexts and responses are in train too; 6,095 responses stay.
-So the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
+`--dailydialog-copies true`. Of valid these are 130: 122 are like a train dialogue turn by turn, one is parted into
+other turns, 7 stand whole in a longer one, whose contexts and responses are thus in train too; 6,095 responses stay. So
+the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
 """
 
 import io

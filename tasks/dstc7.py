@@ -36,10 +36,11 @@ FILES = (
     ),
 )
 WHERE = (
-    "all but Ubuntu's subtask 1 come from https://ibm.github.io/dstc-noesis; name the files of DATA (ubuntu, advising) "
-    "and subtask N as those of Ubuntu's subtask 1 are named: DATA_train_subtask_N.json, DATA_dev_subtask_N.json, DATA_test_subtask_N.json, the test set's "
-    "answers DATA_responses_subtask_N.tsv, and the pool of subtask 2 DATA_candidates_subtask_2.tsv: a candidate's id, "
-    "a tab and its utterance a line"
+    "all but Ubuntu's subtask 1 come from https://ibm.github.io/dstc-noesis; the names here are ours, after those of "
+    "that subtask: of DATA (ubuntu, advising) and subtask N DATA_train_subtask_N.json, DATA_dev_subtask_N.json, "
+    "DATA_test_subtask_N.json (of Advising's two test sets the one to be measured on), its answers "
+    "DATA_responses_subtask_N.tsv, and the pool of subtask 2 DATA_candidates_subtask_2.tsv: a candidate's id, a tab "
+    "and its utterance a line"
 )
 NONE = "none of these"  # the candidate that is right where no other is
 SAMPLED = 16

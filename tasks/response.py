@@ -21,10 +21,9 @@ from parlai.utils.misc import warn_once
 
 from poly_agents import download
 from poly_agents.checkpoint import examples_seen
+from poly_agents.turns import Format
 
 CANDIDATES = 20  # of a context in evaluation, where the data set brings none
-PERSONA = ("your persona:", "partner's persona:")  # how lines of a context begin that nobody said; they come first
-SPEAKERS = ("A: ", "B: ")  # with --speakers: who is answered, and who answers
 
 
 class Example(NamedTuple):
@@ -35,28 +34,6 @@ class Example(NamedTuple):
     grades: Sequence[float] | None = None  # of each candidate, where judgements are graded
     id: str | int | None = None  # what its leaderboard calls it
     candidate_ids: Sequence[str | int] | None = None  # and each of its candidates
-
-
-class Format(NamedTuple):
-    """How a context becomes one text, in training and evaluation alike.
-
-    >>> Format(speakers=True).text(["your persona: i have a cat", "hi", "hello", "any pets?"])
-    'your persona: i have a cat\\nA: hi\\nB: hello\\nA: any pets?'
-    """
-
-    speakers: bool = False  # whether turns say who speaks: by turns, the newest one being answered
-
-    def text(self, context: Sequence[str]) -> str:
-        """Persona lines, then turns, parted by newlines: the tokeniser makes a separator of each."""
-        if not self.speakers:
-            return "\n".join(context)
-        said = sum(not line.startswith(PERSONA) for line in context)
-        lines = []
-        for line in context:
-            if not line.startswith(PERSONA):
-                line, said = SPEAKERS[(said - 1) % 2] + line, said - 1
-            lines.append(line)
-        return "\n".join(lines)
 
 
 class ResponseTeacher(FixedDialogTeacher, ABC):
@@ -83,7 +60,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             "--shuffle-buffer", type=int, default=0, help="of -dt train:stream: examples to draw from; 0: files' order"
         )
         group.add_argument(
-            "--speakers", type="bool", default=False, help="begin turns with who speaks, A or B; not those of chats"
+            "--speakers", type="bool", default=False, help="begin turns with who speaks, A or B; then chats do too"
         )
         return parser
 

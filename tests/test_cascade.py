@@ -201,6 +201,14 @@ def test_a_chat_remembers_shows_scores_and_does_not_repeat_itself(given, pool_fi
     assert agent.observe({"text": "six", "episode_done": False})["full_text"] == "six"
 
 
+def test_a_chat_marks_who_speaks(given, pool_file):
+    agent = make(given, fixed_candidates_path=pool_file, interactive_mode=True, speakers=True)
+    assert agent.observe({"text": "hello how", "episode_done": False})["full_text"] == "A: hello how"
+    reply = agent.act()["text"]
+    assert agent.observe({"text": "six", "episode_done": False})["full_text"] == f"A: hello how\nB: {reply}\nA: six"
+    assert agent.act()["text"] != reply
+
+
 def test_display_model_shows_scores(given, pool_file, capsys):
     more = {"num_examples": 2, "show_candidates": 2, "display_add_fields": "ranking", "batchsize": 1}
     DisplayModel.main(**given | more, fixed_candidates_path=pool_file)
