@@ -25,7 +25,7 @@ from typing import NamedTuple
 from parlai.utils import logging
 
 from poly_agents.download import Download
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.response import Example, ResponseTeacher, columns
 
 _ROOT = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
 FILES = (
@@ -34,6 +34,9 @@ FILES = (
     Download(f"{_ROOT}/qrels.dev.small.tsv", "qrels.dev.small.tsv"),
     Download(f"{_ROOT}/triples.train.small.tar.gz", "triples.train.small.tar.gz", members=("triples.train.small.tsv",)),
 )
+
+
+TRIPLES = 1_000_000
 
 
 class Ranked(NamedTuple):
@@ -51,16 +54,14 @@ class MsmarcoTeacher(ResponseTeacher):
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("msmarco")
-        group.add_argument("--msmarco-triples", type=int, default=1_000_000, help="how many training triples are read")
+        group.add_argument("--msmarco-triples", type=int, default=TRIPLES, help="how many training triples are read")
         return parser
 
     def read(self, split) -> Iterator[Example]:
         return {"train": self.triples, "valid": self.judged, "test": self.hidden}[split]()
 
     def triples(self) -> Iterator[Example]:
-        limit = self.opt.get("msmarco_triples", 1_000_000)
-        if limit < 1:
-            raise ValueError(f"--msmarco-triples must be at least 1, got {limit}")
+        limit = self.positive("msmarco_triples", TRIPLES)
         return islice(self.rows(self.path("triples.train.small.tsv"), parse_triple), limit)
 
     def judged(self) -> Iterator[Example]:
@@ -106,9 +107,9 @@ class MsmarcoTeacher(ResponseTeacher):
 
 
 def fields(line: str, count: int) -> list[str]:
-    found = line.split("\t")
-    if len(found) != count or not all(field.strip() for field in found):
-        raise ValueError(f"a row has {count} columns parted by tabs, none of them empty; got {len(found)}")
+    found = columns(line, count)
+    if not all(field.strip() for field in found):
+        raise ValueError("a column is empty")
     return found
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import json
 import random
 import string
 import sys
@@ -47,6 +48,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     `--shuffle-buffer`, drawn from so many of them.
     """
 
+    history_turns: int | None = None  # of a context, the newest ones, where --history-turns may say otherwise
     skipped = 0  # bad rows that were left out
     first_skipped = ""
 
@@ -62,6 +64,10 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         group.add_argument(
             "--speakers", type="bool", default=False, help="begin turns with who speaks, A or B; then chats do too"
         )
+        if cls.history_turns:
+            group.add_argument(
+                "--history-turns", type=int, default=cls.history_turns, help="turns of context, the newest ones"
+            )
         return parser
 
     def __init__(self, opt, shared=None):
@@ -123,6 +129,13 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def _draw(self, epoch: int) -> random.Random:
         return random.Random(f"{self.opt.get('seed') or 0}:{epoch}")
+
+    def positive(self, name: str, default: int | None) -> int:
+        """An option that counts from 1."""
+        value = self.opt.get(name, default)
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        return value
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -239,17 +252,11 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def rows(self, path: Path, parse: Callable[[str], Any]) -> Iterator[Any]:
         """`parse` of every line of a UTF-8 file, gzipped or not. What it refuses is named with file and line."""
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    if line.strip():
-                        yield parse(line.decode("utf-8").rstrip("\r\n"))
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-                    self.bad(f"{path}:{number}", error)
+        return rows(path, parse, self.bad)
 
     def bad(self, place: str, error: Exception) -> None:
         """A row that is not what it should be: an error, or with --skip-bad-rows counted, and told of at the end."""
-        what = f"{place}: " + (f"there is no {error}" if isinstance(error, KeyError) else str(error))
+        what = told(place, error)
         if not self.opt.get("skip_bad_rows"):
             raise ValueError(f"{what}; --skip-bad-rows true leaves such rows out") from error
         if not self.skipped:
@@ -260,6 +267,46 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         """Responses to chat with: every one of this split, on one line."""
         examples = self._pass() if self.stream else self.examples
         return (" ".join(example.response.split()) for example in examples if example.response is not None)
+
+
+def refuse(place: str, error: Exception) -> None:
+    """A row that is not what it should be."""
+    raise ValueError(told(place, error)) from error
+
+
+def told(place: str, error: Exception) -> str:
+    return f"{place}: " + (f"there is no {error}" if isinstance(error, KeyError) else str(error))
+
+
+def rows(path: Path, parse: Callable[[str], Any], bad: Callable[[str, Exception], None] = refuse) -> Iterator[Any]:
+    """`parse` of every line of a UTF-8 file, gzipped or not, that has a word; `bad` is told what it refuses."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.strip():
+                    yield parse(line.decode("utf-8").rstrip("\r\n"))
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                bad(f"{path}:{number}", error)
+
+
+def columns(line: str, count: int) -> list[str]:
+    """The texts of a row."""
+    found = line.split("\t")
+    if len(found) != count:
+        raise ValueError(f"a row has {count} columns parted by tabs, got {len(found)}")
+    return found
+
+
+def json_object(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"a line is one JSON object, got {type(row).__name__}")
+    return row
+
+
+def replies(turns: Sequence[str], history: int) -> list[Example]:
+    """Every turn of a dialogue but the first, as the response to the newest ones before it."""
+    return [Example(turns[max(0, place - history) : place], turns[place]) for place in range(1, len(turns))]
 
 
 class Stream:
