@@ -31,7 +31,18 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from poly_agents import candidates as candidate_files  # noqa: E402
-from poly_agents import checkpoint, distill, negatives, pool, processes, retrieval, teachers, textranker, training  # noqa: E402
+from poly_agents import (  # noqa: E402
+    checkpoint,
+    distill,
+    negatives,
+    pool,
+    processes,
+    retrieval,
+    teachers,
+    textranker,
+    training,
+    turns,
+)
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
@@ -105,6 +116,10 @@ class RankerAgent(TorchRankerAgent):
     def dictionary_class():
         return TokenizerDictionary
 
+    @classmethod
+    def history_class(cls):
+        return turns.ChatHistory
+
     # --- construction ---------------------------------------------------------------------------------------------
 
     def __init__(self, opt, shared=None):
@@ -128,8 +143,8 @@ class RankerAgent(TorchRankerAgent):
         if options.teacher_model:
             self.teacher = distill.Teacher(options.teacher_model)
         if options.hard_negatives:
-            turns = partial(teachers.turns, self.opt, "train")
-            self.hard_negatives = negatives.HardNegatives(options, self.opt.get("model_file"), turns)
+            of_training = partial(teachers.turns, self.opt, "train")
+            self.hard_negatives = negatives.HardNegatives(options, self.opt.get("model_file"), of_training)
 
     @classmethod
     def _refuse_what_cannot_work(cls, opt) -> None:
@@ -150,8 +165,9 @@ class RankerAgent(TorchRankerAgent):
             retrieval.check(path)
         if path and is_address(path) and (cls._is_training(opt) or not cls.ranker.caches(options)):
             raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
-        if cls._is_training(opt) and opt.get("ranks_file"):
-            raise ValueError("--ranks-file is of an evaluation: give it to eval_model")
+        for name in ("ranks_file", "submission"):
+            if cls._is_training(opt) and opt.get(name):
+                raise ValueError(f"--{name.replace('_', '-')} is of an evaluation: give it to eval_model")
         if cls._is_training(opt) and opt.get("precision") == "float16":
             raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
 
@@ -301,7 +317,7 @@ class RankerAgent(TorchRankerAgent):
     def batchify(self, obs_batch, sort=False):
         batch = super().batchify(obs_batch, sort)
         if batch.batchsize:
-            rows = [obs_batch[i] for i in batch.valid_indices.tolist()]
+            rows = batch.messages = [obs_batch[i] for i in batch.valid_indices.tolist()]
             batch.contexts = [obs.get("text_vec", self.EMPTY).tolist() for obs in rows]
             batch.label_ids = [o.get("labels_vec", o.get("eval_labels_vec", self.EMPTY)).tolist() for o in rows]
             batch.histories = [obs.get("full_text") or obs.get("text") or "" for obs in rows]
@@ -503,7 +519,7 @@ class RankerAgent(TorchRankerAgent):
         if not batch.batchsize:
             return None
         found = self._build_candidates(batch, self.eval_candidates, "eval")
-        if self.kept and found.labels is None:
+        if self.kept and found.labels is None and not self.evaluation.submission:
             best = self.kept.best(self.ranker_module, pad(batch.contexts), self._wanted(batch))
             return self._answers(batch, found, best.scores, best.rows)
         if self.kept:
@@ -511,6 +527,7 @@ class RankerAgent(TorchRankerAgent):
         else:
             scores = self.score_candidates(batch, found, self._kept(found) if self.encode_candidate_vecs else None)
         scores, right = scores.float().cpu(), None
+        self._submit(batch, found, scores)
         if found.labels is not None:
             loss = cross_entropy(scores, found.labels.clamp(min=0), reduction="none").tolist()
             known = zip(loss, found.labels.tolist(), strict=True)
@@ -534,6 +551,22 @@ class RankerAgent(TorchRankerAgent):
             self.record_local_metric(name, values)
         return right > 0
 
+    def _submit(self, batch, found: Pool, scores) -> None:
+        """Note for --submission what each context's candidates score [B, C], whether there are labels or not."""
+        submission = self.evaluation.submission
+        if not submission:
+            return
+        for number, (message, line) in enumerate(zip(batch.messages, scores, strict=True)):
+            if self.kept:
+                values, rows = top(line, submission.format.limit)
+                ids = [self.kept.store[row].get("id") for row in rows.tolist()]
+                submission.add(message, ids, values.tolist(), line.logsumexp(0).item())
+            elif found.index is None:
+                raise ValueError("--submission needs candidates with ids: the task's own (-ecands inline) or a store's")
+            else:
+                texts = (found.texts[candidate].strip() for candidate in found.row(number))
+                submission.add_own(message, dict(zip(texts, line.tolist(), strict=False)))
+
     @staticmethod
     def _candidate(found: Pool, context: int, column: int) -> str:
         return found.texts[found.row(context)[column]]
@@ -547,7 +580,7 @@ class RankerAgent(TorchRankerAgent):
     def _said(self, batch) -> list[set[str]]:
         """What each context has heard already, where that is not to be said again."""
         if self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed":
-            return [set(history.split("\n")) for history in batch.histories]
+            return [turns.said(history) for history in batch.histories]
         return [set()] * len(batch.histories)
 
     def _wanted(self, batch) -> int:

@@ -2,9 +2,9 @@
 
     parlai eval_model -m poly_agents/cascade --retriever models/bi/model --reranker models/cross/model -t TASK
 
-The whole ranking is the few in the reranker's order, then the others in the retriever's: `rank` and `mrr` are the
-label's place in it, `retrieve_recall` is whether it was among the few (ParlAI's own `recall` counts words). The few are
-`text_candidates`, which ParlAI's hits@k are about.
+The whole ranking is the few in the reranker's order, then the others in the retriever's: what is measured is that of
+every ranker (`evaluation.py`), and `retrieve_recall`, whether the label was among the few (ParlAI's own `recall` counts
+words). The few are `text_candidates`, which ParlAI's hits@k are about.
 """
 
 import time
@@ -20,22 +20,24 @@ import torch  # noqa: E402
 from parlai.core.agents import Agent  # noqa: E402
 from parlai.core.build_data import modelzoo_path  # noqa: E402
 from parlai.core.message import Message  # noqa: E402
-from parlai.core.metrics import AverageMetric  # noqa: E402
-from parlai.core.torch_agent import History  # noqa: E402
+from parlai.core.metrics import AverageMetric, Metric  # noqa: E402
 from parlai.utils import logging  # noqa: E402
 from parlai.utils.misc import warn_once  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from poly_agents import pool, retrieval  # noqa: E402
 from poly_agents.agent import ShowCandidates, lines  # noqa: E402
 from poly_agents.backbone import PRECISIONS  # noqa: E402
 from poly_agents.candidates import Memory  # noqa: E402
-from poly_agents.evaluation import labels_of  # noqa: E402
+from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.milvus import MilvusSearch  # noqa: E402
 from poly_agents.options import Options, at_least, option  # noqa: E402
-from poly_agents.ranks import label_ranks, top  # noqa: E402
+from poly_agents.ranks import top  # noqa: E402
 from poly_agents.search import Search, SearchOptions  # noqa: E402
+from poly_agents.submissions import log_sum_exp  # noqa: E402
 from poly_agents.textranker import Ranked, TextRanker  # noqa: E402
 from poly_agents.tokens import pad  # noqa: E402
+from poly_agents.turns import ChatHistory, said  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Stage:
         return rankings
 
 
-class Turns(History):
-    """ParlAI's history of a dialogue, as text alone."""
+class Turns(ChatHistory):
+    """The history of a dialogue, as text alone."""
 
     def parse(self, text: str) -> list[int]:
         return []
@@ -99,6 +101,7 @@ class CascadeAgent(Agent):
         group = parser.add_argument_group("CascadeAgent of poly_agents")
         CascadeOptions.add_to(group)
         SearchOptions.add_to(group)
+        EvaluationOptions.add_to(group)
         group.add_argument(
             "-fcp",
             "--fixed-candidates-path",
@@ -116,13 +119,14 @@ class CascadeAgent(Agent):
         self.chat = opt.get("interactive_mode", False)
         self.path = opt.get("fixed_candidates_path")
         if shared:
-            self.options, self.retriever, self.reranker, self.search = shared["cascade"]
+            self.options, self.retriever, self.reranker, self.search, self.evaluation = shared["cascade"]
             return
         if "train" in opt.get("datatype", "") and "evalmode" not in opt["datatype"] and not self.chat:
             raise ValueError("a cascade is not trained: train its two models, each by itself, with train_model")
         self.options = CascadeOptions.of(opt)
         if self.path:
             retrieval.check(self.path)
+        self.evaluation = Evaluation(EvaluationOptions.of(opt))
         if self.chat and not self.path:
             raise ValueError("a chat needs candidates to retrieve from; give -fcp FILE")
         files = {
@@ -145,7 +149,8 @@ class CascadeAgent(Agent):
         return found
 
     def share(self):
-        return super().share() | {"cascade": (self.options, self.retriever, self.reranker, self.search)}
+        own = (self.options, self.retriever, self.reranker, self.search, self.evaluation)
+        return super().share() | {"cascade": own}
 
     # --- observations -----------------------------------------------------------------------------------------------
 
@@ -164,12 +169,13 @@ class CascadeAgent(Agent):
             return
         if seen.get("episode_done"):
             self.history.reset()
-        elif said := labels_of(seen) or [reply["text"]] * ("text" in reply):
-            self.history.add_reply(said[0])
+        elif own := labels_of(seen) or [reply["text"]] * ("text" in reply):
+            self.history.add_reply(own[0])
 
     def reset(self):
         super().reset()
         self.history.reset()
+        self.evaluation.close()
 
     # --- the two stages ---------------------------------------------------------------------------------------------
 
@@ -191,7 +197,7 @@ class CascadeAgent(Agent):
         contexts = [each["full_text"] for each in seen]
         start = time.perf_counter()
         whole = self._retrieve(contexts, seen)
-        retrieved = [row[: self.options.cascade_top] for row in whole]
+        retrieved = [[ranked.text for ranked in row[: self.options.cascade_top]] for row in whole]
         middle = time.perf_counter()
         rankings = self.reranker.order(contexts, retrieved)
         end = time.perf_counter()
@@ -199,54 +205,94 @@ class CascadeAgent(Agent):
         for number, each, others, ranking in zip(asked, seen, whole, rankings, strict=True):
             self._answer(replies[number], each, ranking)
             metrics = {name: AverageMetric(1000 * seconds / len(asked)) for name, seconds in times.items()}
-            replies[number]["metrics"] = metrics | self._judge(each, others, [ranked.text for ranked in ranking])
+            replies[number]["metrics"] = metrics | self._judge(each, ranking, others[len(ranking) :])
         return replies
 
-    def _retrieve(self, contexts: list[str], seen: Sequence[Message]) -> list[list[str]]:
+    def _retrieve(self, contexts: list[str], seen: Sequence[Message]) -> list[list[Ranked]]:
         """The retriever's best candidates of each context: the first of the pool, or all of an example's own."""
         if not self.search:
             own = [list(each.get("label_candidates") or ()) for each in seen]
             if not all(own):
                 raise ValueError("these examples bring no candidates; give -fcp FILE, a pool to retrieve from")
-            return [[ranked.text for ranked in row] for row in self.retriever.order(contexts, own)]
+            return self.retriever.order(contexts, own)
         tokens = pad(self.retriever.model.context_ids(contexts))
         count = min(self.options.cascade_top, len(self.search.store))
-        rows = self.search.best(self.retriever.model.ranker, tokens, count).rows.tolist()
-        texts = self.search.store.texts
-        return [[texts[row] for row in found if row >= 0] for found in rows]
+        best, texts = self.search.best(self.retriever.model.ranker, tokens, count), self.search.store.texts
+        pairs = zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+        return [
+            [Ranked(texts[row], score) for row, score in zip(rows, scores, strict=True) if row >= 0]
+            for rows, scores in pairs
+        ]
 
     def _answer(self, reply: Message, seen: Message, ranking: list[Ranked]) -> None:
         if self.chat:
-            said = set(seen["full_text"].split("\n"))
-            ranking = [ranked for ranked in ranking if ranked.text not in said] or ranking
+            before = said(seen["full_text"])
+            ranking = [ranked for ranked in ranking if ranked.text not in before] or ranking
         reply["text"] = ranking[0].text
         reply["text_candidates"] = [ranked.text for ranked in ranking]
         reply["candidate_scores"] = [ranked.score for ranked in ranking]
         if self.opt.get("show_candidates") and not self.chat:
             reply["ranking"] = lines(reply["text_candidates"], reply["candidate_scores"], self.opt["show_candidates"])
 
-    def _judge(self, seen: Message, retrieved: list[str], ranking: list[str]) -> dict[str, AverageMetric]:
-        """Where the label came, if it is in the pool."""
-        label = next(iter(labels_of(seen)), "").strip()
-        if not label:
+    def _judge(self, seen: Message, few: list[Ranked], others: list[Ranked]) -> dict[str, Metric]:
+        """How good the whole ranking is: the `few` that were ranked anew, then an example's `others`, or the pool's."""
+        whole = [*few, *others]
+        places = {ranked.text.strip(): column for column, ranked in reversed(list(enumerate(whole)))}
+        scores, text = torch.tensor([ranked.score for ranked in whole], dtype=torch.float64), lambda n: whole[n].text
+        put_below(scores, len(few))
+        if self.evaluation.submission:
+            self._submit(seen, few, dict(zip(places, scores[[*places.values()]].tolist(), strict=True)))
+        labels = [label.strip() for label in labels_of(seen)]
+        if not labels:
             return {}
-        place = {text.strip(): number for number, text in reversed(list(enumerate(ranking, 1)))}
-        rank = place.get(label) or self._rank_of_rest(seen, label, retrieved, len(ranking))
-        if not rank:
-            warn_once(
-                "some labels are not among the candidates: retrieve_recall, rank and mrr are of the other examples"
-            )
-            return {}
-        figures = {"retrieve_recall": label in place, "rank": rank, "mrr": 1 / rank}
-        return {name: AverageMetric(value) for name, value in figures.items()}
+        grades = grades_of(seen) or dict.fromkeys(labels, 1.0)
+        if self.search and (missing := [label for label in {*labels, *grades} if label.strip() not in places]):
+            rows, rest = self._rest_of_pool(seen, few)
+            scores = torch.cat([scores, rest.double()])
+            put_below(scores, len(few))
+            text = lambda n: few[n].text if n < len(few) else self.search.store.texts[int(rows[n - len(few)])]  # noqa: E731
+            for label, row in zip(missing, self.search.store.rows_of(missing), strict=True):
+                if row >= 0:
+                    places[label.strip()] = len(few) + int(torch.searchsorted(rows, row))
+        right, graded = torch.zeros(2, 1, len(scores))
+        for worth, values in ((right, dict.fromkeys(labels, 1.0)), (graded, grades)):
+            for label, value in values.items():
+                if label.strip() in places:
+                    worth[0, places[label.strip()]] = value
+        if labels[0] not in places:
+            warn_once("some labels are not among the candidates: the measures are of the other examples")
+            if not right.any():
+                return {}
+        asked = Asked(seen["full_text"], labels_of(seen), text)
+        found = self.evaluation.record([asked], scores[None], right, None, graded)
+        recall = {"retrieve_recall": AverageMetric(places.get(labels[0], len(few)) < len(few))}
+        return recall | {name: value for name, (value,) in found.items() if value is not None}
 
-    def _rank_of_rest(self, seen: Message, label: str, retrieved: list[str], count: int) -> int:
-        """Rank of a label that was not retrieved, behind the `count` that were; 0: it is not in the pool."""
-        if not self.search:
-            return next((rank for rank, text in enumerate(retrieved, 1) if text.strip() == label), 0)
-        (row,) = self.search.store.rows_of([label])
-        if row < 0:
-            return 0
+    def _rest_of_pool(self, seen: Message, few: list[Ranked]) -> tuple[Tensor, Tensor]:
+        """The rows of a pool without the few, and the retriever's scores."""
         tokens = pad(self.retriever.model.context_ids([seen["full_text"]]))
-        scores = self.search.scores(self.retriever.model.ranker, tokens)
-        return max(count + 1, int(label_ranks(scores, torch.tensor([row]))))
+        scores = self.search.scores(self.retriever.model.ranker, tokens)[0]  # [N]
+        left = torch.ones(len(scores), dtype=torch.bool)
+        left[self.search.store.rows_of([ranked.text for ranked in few])] = False
+        return left.nonzero().squeeze(-1), scores[left]
+
+    def _submit(self, seen: Message, few: list[Ranked], scores_of: dict[str, float]) -> None:
+        """For --submission: all of an example's own candidates, or those few of the pool."""
+        if not self.search:
+            self.evaluation.submission.add_own(seen, scores_of)
+            return
+        rows, scores = self.search.store.rows_of([ranked.text for ranked in few]), [ranked.score for ranked in few]
+        ids = [self.search.store[row].get("id") for row in rows]
+        self.evaluation.submission.add(seen, ids, scores, log_sum_exp(scores))
+
+
+def put_below(scores: Tensor, count: int) -> None:
+    """Shift all scores [C] but the first `count`, which another model gave, so that none reaches those.
+
+    >>> scores = torch.tensor([3.0, 2.0, 9.0, 8.0])
+    >>> put_below(scores, 2)
+    >>> scores
+    tensor([3., 2., 1., 0.])
+    """
+    if len(scores) > count:
+        scores[count:] += scores[:count].min() - 1 - scores[count:].max()

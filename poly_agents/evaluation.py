@@ -17,6 +17,7 @@ from poly_agents import processes
 from poly_agents.measures import Ranked, measures, ranked
 from poly_agents.options import Options, option
 from poly_agents.ranks import top
+from poly_agents.submissions import FORMATS, Submission
 
 RESAMPLES = 1000
 ENDS = {"low": 0.025, "high": 0.975}
@@ -41,6 +42,9 @@ class EvaluationOptions(Options):
     ranks_file: str = option(
         "", "a JSON line for each evaluated context: its right candidates' ranks and scores, and the best candidates"
     )
+
+    submission: str = option("", "write a file for a leaderboard: the best candidates of each example, by their ids")
+    submission_format: str = option("trec", "of --submission; which of them a task's is, tasks/README.md says", FORMATS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,6 +104,7 @@ class Evaluation:
     def __init__(self, options: EvaluationOptions):
         self.options = options
         self.file = RanksFile(options.ranks_file) if options.ranks_file else None
+        self.submission = Submission(options.submission, options.submission_format) if options.submission else None
 
     def record(
         self, asked: Sequence[Asked], scores: Tensor, right: Tensor, mask: Tensor | None, grades: Tensor | None = None
@@ -149,9 +154,11 @@ class Evaluation:
         return rows
 
     def close(self) -> None:
-        """A task is evaluated: the file of ranks is whole."""
+        """A task is evaluated: its files are whole."""
         if self.file:
             self.file.close()
+        if self.submission:
+            self.submission.close()
 
 
 class RanksFile:

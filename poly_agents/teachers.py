@@ -16,10 +16,13 @@ class Turn(NamedTuple):
 
 
 def teachers(opt, **changes) -> Iterator[Teacher]:
-    """One teacher for every task in `-t`, made from a copy of the options with changes."""
+    """One teacher for every task in `-t`, made from a copy of the options with changes.
+
+    In a distributed run those of this package bring all their examples to every process that asks.
+    """
     for task in opt["task"].split(","):
         own = copy.deepcopy(opt)
-        own.update(changes, task=task)
+        own.update(changes, task=task, undivided=True)
         yield from create_task_agent_from_taskname(own)
 
 

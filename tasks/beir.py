@@ -26,7 +26,6 @@ Retrieval: write the corpus as candidates, then rank all of it. Documents withou
 """
 
 import argparse
-import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,9 @@ from parlai.utils import logging
 
 from poly_agents import files
 from poly_agents.download import Download
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.submissions import Ranking, trec
+from poly_agents.tasks import variant
+from poly_agents.tasks.response import Example, ResponseTeacher, columns, json_object, rows
 
 _ROOT = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 NAMES = (
@@ -63,8 +64,8 @@ class BeirTeacher(ResponseTeacher):
         return parser
 
     def __init__(self, opt, shared=None):
-        variant = [part for part in opt["task"].split(":")[2:] if "=" not in part]
-        self.folder = f"{variant[0]}/" if variant else ""
+        name = variant(opt["task"])
+        self.folder = f"{name}/" if name else ""
         super().__init__(opt, shared)
 
     def read(self, split) -> Iterator[Example]:
@@ -81,7 +82,7 @@ class BeirTeacher(ResponseTeacher):
                 continue
             response, *others = (texts[document] for document in right)
             if not self.opt.get("beir_run"):
-                yield Example([text], response, None, others)
+                yield Example([text], response, None, others, id=query)
                 continue
             pool = [document for document in runs.get(query, ()) if texts.get(document)]
             pool += [document for document in right if split == "train" and document not in there]
@@ -89,7 +90,7 @@ class BeirTeacher(ResponseTeacher):
                 logging.warning(f"--beir-run {self.opt['beir_run']} has no documents for the query {query}; left out")
                 continue
             grades = [judged[query].get(document, 0.0) for document in pool]
-            yield Example([text], response, [texts[document] for document in pool], others, grades)
+            yield Example([text], response, [texts[document] for document in pool], others, grades, query, pool)
 
     def judgements(self, name: str) -> Judgements:
         judged: Judgements = {}
@@ -102,11 +103,9 @@ class BeirTeacher(ResponseTeacher):
         """The best documents of every query, best first; none without a run file."""
         if not self.opt.get("beir_run"):
             return {}
-        path, top = Path(self.opt["beir_run"]), self.opt.get("beir_top", TOP)
+        path, top = Path(self.opt["beir_run"]), self.positive("beir_top", TOP)
         if not path.is_file():
             raise ValueError(f"--beir-run: there is no file {path}")
-        if top < 1:
-            raise ValueError(f"--beir-top must be at least 1, got {top}")
         found: dict[str, list[tuple[str, float]]] = {}
         trec = ".jsonl" not in path.suffixes
         for query, documents in self.rows(path, parse_run if trec else parse_found):
@@ -120,9 +119,9 @@ class BeirTeacher(ResponseTeacher):
 
 
 def read_object(line: str) -> dict[str, Any]:
-    row = json.loads(line)
-    if not isinstance(row, dict) or not isinstance(row["_id"], str) or not isinstance(row["text"], str):
-        raise ValueError("a line is a JSON object with the texts _id and text")
+    row = json_object(line)
+    if not isinstance(row["_id"], str) or not isinstance(row["text"], str):
+        raise ValueError("_id and text must be texts")
     return row
 
 
@@ -142,12 +141,8 @@ def parse_query(line: str) -> tuple[str, str]:
 
 def parse_judgement(line: str) -> tuple[str, str, float] | None:
     """Query, document and grade; None for the header."""
-    fields = line.split("\t")
-    if fields == HEADER:
-        return None
-    if len(fields) != 3:
-        raise ValueError(f"a row has 3 columns parted by tabs, got {len(fields)}")
-    return fields[0], fields[1], float(fields[2])
+    query, document, grade = columns(line, 3)
+    return None if [query, document, grade] == HEADER else (query, document, float(grade))
 
 
 def parse_run(line: str) -> tuple[str, list[tuple[str, float]]]:
@@ -160,34 +155,25 @@ def parse_run(line: str) -> tuple[str, list[tuple[str, float]]]:
 
 def parse_found(line: str) -> tuple[str, list[tuple[str, float]]]:
     """A query's documents, best first."""
-    row = json.loads(line)
-    if not isinstance(row, dict) or not isinstance(row["documents"], list):
-        raise ValueError("a line is a JSON object with query_id and documents, a list of ids")
+    row = json_object(line)
+    if not isinstance(row["documents"], list):
+        raise ValueError("documents must be a list of ids")
     return row["query_id"], [(str(document), -float(place)) for place, document in enumerate(row["documents"])]
 
 
 def write_run(out: str | Path, found: Mapping[str, Sequence[tuple[str, float]]]) -> None:
     """Write every query's documents and scores, best first, as the TREC run that `--beir-run` reads."""
-    lines = [
-        f"{query} Q0 {document} {rank} {score:.6f} poly_agents\n"
-        for query, best in found.items()
-        for rank, (document, score) in enumerate(best, 1)
-    ]
-    files.write_text(out, "".join(lines))
+    rankings = [Ranking(query, [d for d, _ in best], [s for _, s in best], 0.0) for query, best in found.items()]
+    files.write_text(out, trec(rankings))
 
 
 def documents(folder: str | Path) -> Iterator[dict[str, str]]:
     """The corpus as candidates of a store, `text` and `id`; documents without a word are left out."""
     path = Path(folder, "corpus.jsonl")
     path = path if path.is_file() else path.with_name("corpus.jsonl.gz")
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = read_object(line)
-            except (ValueError, KeyError) as error:
-                raise ValueError(f"{path}:{number}: {error}") from error
-            if text_of(row):
-                yield {"text": text_of(row), "id": row["_id"]}
+    for row in rows(path, read_object):
+        if text_of(row):
+            yield {"text": text_of(row), "id": row["_id"]}
 
 
 def write_corpus(folder: str | Path, out: str | Path) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates, replies
 
 SEED = "chitchat-1"  # a change makes another data set
 CHAT_CANDIDATES = 5000
@@ -47,27 +47,17 @@ def examples(split: str, history_turns: int) -> list[Example]:
         "test": order[twentieth : 2 * twentieth],
         "train": order[2 * twentieth :],
     }[split]
-    found = []
-    for number in sorted(part):
-        turns = conversations()[number]
-        found += [Example(turns[max(0, i - history_turns) : i], turns[i]) for i in range(1, len(turns))]
+    found = [example for number in sorted(part) for example in replies(conversations()[number], history_turns)]
     return found if split == "train" else draw_candidates(found, f"{SEED}:{split}")
 
 
 class ChitchatTeacher(ResponseTeacher):
     """`-t poly_agents:chitchat`"""
 
-    @classmethod
-    def add_cmdline_args(cls, parser, partial_opt=None):
-        super().add_cmdline_args(parser, partial_opt)
-        group = parser.add_argument_group("chitchat")
-        group.add_argument("--history-turns", type=int, default=4, help="turns of context, the newest ones")
-        return parser
+    history_turns = 4
 
     def read(self, split):
-        if self.opt["history_turns"] < 1:
-            raise ValueError(f"--history-turns must be at least 1, got {self.opt['history_turns']}")
-        return examples(split, self.opt["history_turns"])
+        return examples(split, self.positive("history_turns", self.history_turns))
 
     def chat_candidates(self):
         """Different responses that are neither very short nor very long, the first ones of the split."""

@@ -9,9 +9,11 @@ Candidates 20 in evaluation: the response and 19 of the same split, drawn once
 Files      `train.zip`, `validation.zip`, `test.zip` as they are inside the official archive, or that archive itself;
            `dialogues_SPLIT.txt` in them has one dialogue a line, `__eou__` after every turn
 
-Valid and test hold copies of train dialogues, some with other blanks or quotes, some cut off: those whose letters and
-digits stand in a row in a train dialogue are left out (130 of valid; 6,095 responses stay), unless
-`--dailydialog-copies true`. So the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
+Valid and test hold copies of train dialogues, some with other blanks, quotes or capitals (69 of valid have none of
+these): those whose letters and digits stand in a row in a train dialogue are left out, unless
+`--dailydialog-copies true`. Of valid these are 130: 122 are like a train dialogue turn by turn, one is parted into
+other turns, 7 stand whole in a longer one, whose contexts and responses are thus in train too; 6,095 responses stay. So
+the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
 """
 
 import io
@@ -21,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from poly_agents.download import Download
-from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+from poly_agents.tasks.response import ResponseTeacher, draw_candidates, replies
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
 FILES = (Download(f"http://yanran.li/files/{ARCHIVE}", ARCHIVE),)
@@ -31,27 +33,22 @@ END = "__eou__"
 class DailydialogTeacher(ResponseTeacher):
     """`-t poly_agents:dailydialog --data-files FOLDER`"""
 
+    history_turns = 100
+
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("dailydialog")
-        group.add_argument("--history-turns", type=int, default=100, help="turns of context, the newest ones")
         group.add_argument("--dailydialog-copies", type="bool", default=False, help="evaluate on copies of train too")
         return parser
 
     def read(self, split):
-        turns = self.opt.get("history_turns", 100)
-        if turns < 1:
-            raise ValueError(f"--history-turns must be at least 1, got {turns}")
         dialogues = list(self.dialogues(split))
         if split != "train" and not self.opt.get("dailydialog_copies"):
             known = "\n".join(map(letters, self.dialogues("train")))
             dialogues = [dialogue for dialogue in dialogues if letters(dialogue) not in known]
-        examples = [
-            Example(dialogue[max(0, place - turns) : place], dialogue[place])
-            for dialogue in dialogues
-            for place in range(1, len(dialogue))
-        ]
+        turns = self.positive("history_turns", self.history_turns)
+        examples = [example for dialogue in dialogues for example in replies(dialogue, turns)]
         return examples if split == "train" else draw_candidates(examples, f"dailydialog:{split}")
 
     def dialogues(self, split: str) -> Iterator[list[str]]:

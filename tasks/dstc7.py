@@ -12,14 +12,14 @@ Context  of Advising, what is known of the student; then every message, `partici
 Variants: Ubuntu's subtask 1 without one, `subtask_2`, `subtask_4`, `advising`, `advising_subtask_4`. Training sets
 after Humeau et al. 2020, made here of the plain one: `augmented` adds, as examples of their own, all that the one who
 answers said before, without candidates; `sampled` gives each of these 16, its response and others of the training set.
-The order of the candidates is ParlAI's.
+The order of the candidates is ParlAI's. `--submission FILE --submission-format dstc7` writes what the track takes.
 """
 
 import gzip
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,14 +36,16 @@ FILES = (
     ),
 )
 WHERE = (
-    "all but Ubuntu's subtask 1 come from https://ibm.github.io/dstc-noesis; name the files of DATA (ubuntu, advising) "
-    "and subtask N DATA_train_subtask_N.json, DATA_dev_subtask_N.json, DATA_test_subtask_N.json, the test set's "
-    "answers DATA_responses_subtask_N.tsv, and the pool of subtask 2 DATA_candidates_subtask_2.tsv: a candidate's id, "
-    "a tab and its utterance a line"
+    "all but Ubuntu's subtask 1 come from https://ibm.github.io/dstc-noesis; the names here are ours, after those of "
+    "that subtask: of DATA (ubuntu, advising) and subtask N DATA_train_subtask_N.json, DATA_dev_subtask_N.json, "
+    "DATA_test_subtask_N.json (of Advising's two test sets the one to be measured on), its answers "
+    "DATA_responses_subtask_N.tsv, and the pool of subtask 2 DATA_candidates_subtask_2.tsv: a candidate's id, a tab "
+    "and its utterance a line"
 )
 NONE = "none of these"  # the candidate that is right where no other is
 SAMPLED = 16
 CHUNK, LARGEST = 1 << 20, 1 << 26  # characters read at once; of one example at most
+Answers = dict[str, str]  # utterance -> its id
 BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -92,16 +94,16 @@ class Dstc7Teacher(ResponseTeacher):
         return split == "train" and self.source.train == "sampled"
 
     def read_examples(
-        self, path: Path, answers: dict[str, list[str]] | None, pool: Sequence[str] | None, augmented: bool
+        self, path: Path, answers: dict[str, Answers] | None, pool: Answers | None, augmented: bool
     ) -> Iterator[Example]:
         texts: dict[str, str] = {}  # most candidates are those of other examples too: every text is held once
-        known = {*(pool or ())}
+        shared = ([*pool], [*pool.values()]) if pool else None
         for number, row in enumerate(objects(path)):
             try:
                 right = answers[str(row["example-id"])] if answers is not None else right_answers(row)
-                example = self.example(row, right, pool, number)
+                example = self.example(row, right, shared, number)
                 earlier = [*earlier_answers(row)] if augmented else []
-                if known and example.response not in known:
+                if pool and example.response not in pool:
                     raise ValueError("the right answer is not in the pool")
             except (ValueError, KeyError, TypeError) as error:
                 self.bad(f"{path}: example {number + 1}", error)
@@ -114,30 +116,36 @@ class Dstc7Teacher(ResponseTeacher):
             else:
                 yield example
 
-    def example(self, row: dict, right: list[str], pool: Sequence[str] | None, number: int) -> Example:
+    def example(self, row: dict, right: Answers, pool: tuple[list[str], list[str]] | None, number: int) -> Example:
         """One object to an example. Raises ValueError, KeyError or TypeError for a bad one."""
         if not right and not self.source.none:
             raise ValueError("there is no right answer")
         context = [*profile(row.get("profile")), *map(said, row["messages-so-far"])]
         response, *others = right or [NONE]
         if pool is not None:
-            return Example(context, response, pool, others)
-        candidates = [option["utterance"] for option in row["options-for-next"]] + [NONE] * self.source.none
-        if response not in candidates:
-            candidates = [*right, *candidates]
+            return Example(context, response, pool[0], others, id=row["example-id"], candidate_ids=pool[1])
+        candidates = [(option["utterance"], option["candidate-id"]) for option in row["options-for-next"]]
+        candidates += [(NONE, "NONE")] * self.source.none
+        if response not in (text for text, _ in candidates):
+            candidates = [*right.items(), *candidates]
         random.Random(number).shuffle(candidates)
-        return Example(context, response, candidates, others)
+        texts, ids = map(list, zip(*candidates, strict=True))
+        ids = None if self.split == "train" else ids  # ten million of them, and nobody asks
+        return Example(context, response, texts, others, id=row["example-id"], candidate_ids=ids)
 
-    def read_answers(self) -> dict[str, list[str]]:
+    def read_answers(self) -> dict[str, Answers]:
         """example id -> right answers of the test set, none for `NONE`."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, Answers] = {}
         for example, candidate, *text in self.rows(self.file(self.answers), lambda line: split_row(line, 2)):
-            found.setdefault(example, []).extend(text[:1] if candidate != "NONE" else [])
+            found.setdefault(example, {}).update({text[0]: candidate} if candidate != "NONE" else {})
         return found
 
-    def read_pool(self) -> list[str]:
+    def read_pool(self) -> Answers:
         """The candidates of every example, in the file's order."""
-        return [*dict.fromkeys(text for _, text in self.rows(self.file(self.pools), lambda line: split_row(line, 2)))]
+        pool: Answers = {}
+        for candidate, text, *_ in self.rows(self.file(self.pools), lambda line: split_row(line, 2)):
+            pool.setdefault(text, candidate)
+        return pool
 
     def chat_candidates(self):
         return iter(self.read_pool()) if self.source.pool else super().chat_candidates()
@@ -147,8 +155,8 @@ def said(message: dict) -> str:
     return f"{message['speaker'].replace('_', ' ')}: {message['utterance']}"
 
 
-def right_answers(row: dict) -> list[str]:
-    return [answer["utterance"] for answer in row.get("options-for-correct-answers") or []]
+def right_answers(row: dict) -> Answers:
+    return {answer["utterance"]: answer["candidate-id"] for answer in row.get("options-for-correct-answers") or []}
 
 
 def earlier_answers(row: dict) -> Iterator[Example]:

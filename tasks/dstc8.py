@@ -16,8 +16,8 @@ from poly_agents.tasks.dstc7 import Dstc7Teacher, Source
 
 WHERE = (
     "https://github.com/dstc8-track2/NOESIS-II says where; keep the names task-N.DATA.train.json, task-N.DATA.dev.json "
-    "(DATA: ubuntu, advising), name the test set task-N.DATA.test.json and its answers task-N.DATA.responses.tsv: an "
-    "example's id, a tab, a candidate's id or NONE, a tab and its utterance a line"
+    "(DATA: ubuntu, advising); ours are the names of the test set, task-N.DATA.test.json, and of its answers, "
+    "task-N.DATA.responses.tsv: an example's id, a tab, a candidate's id or NONE, a tab and its utterance a line"
 )
 
 

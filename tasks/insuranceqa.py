@@ -16,12 +16,10 @@ The original pools are kept as they are in valid and test: where a right answer 
 no ranker can be right; evaluate with `--ignore-bad-candidates true`. Train adds it.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.response import Example, ResponseTeacher, columns, json_object
 
 WHERE = (
     "clone https://github.com/shuzi/insuranceQA and give its folder V2 as --data-files; or write "
@@ -51,14 +49,14 @@ class InsuranceqaTeacher(ResponseTeacher):
 
     def original(self, split: str) -> Iterator[Example]:
         """The files of the paper's authors: words are numbers of a vocabulary."""
-        words = dict(self.rows(self.path("vocabulary"), lambda line: fields(line, 2)))
+        words = dict(self.rows(self.path("vocabulary"), lambda line: columns(line, 2)))
         spell: Callable[[str], str] = lambda text: " ".join(words[word] for word in text.split())  # noqa: E731
-        encoded = self.rows(self.path("InsuranceQA.label2answer.raw.encoded"), lambda line: fields(line, 2))
+        encoded = self.rows(self.path("InsuranceQA.label2answer.raw.encoded"), lambda line: columns(line, 2))
         answers = {number: spell(text) for number, text in encoded}
         size = self.opt.get("insuranceqa_pool") or POOLS[1]
 
         def example(line: str) -> Example:
-            _, question, right, pool = fields(line, 4)
+            _, question, right, pool = columns(line, 4)
             golds, pool = right.split(), pool.split()
             first = next((number for number in golds if number in pool), golds[0])
             golds = [first, *(number for number in golds if number != first)]
@@ -70,15 +68,8 @@ class InsuranceqaTeacher(ResponseTeacher):
         yield from self.rows(self.path(f"InsuranceQA.question.anslabel.raw.{size}.pool.solr.{split}.encoded"), example)
 
 
-def fields(line: str, count: int) -> list[str]:
-    found = line.split("\t")
-    if len(found) != count:
-        raise ValueError(f"a row has {count} columns parted by tabs, got {len(found)}")
-    return found
-
-
 def parse_answer(line: str) -> tuple[str, str]:
-    row = read_object(line)
+    row = json_object(line)
     if not isinstance(row["text"], str) or not row["text"].strip():
         raise ValueError("text must be a text that is not empty")
     return row["id"], row["text"]
@@ -86,7 +77,7 @@ def parse_answer(line: str) -> tuple[str, str]:
 
 def parse(line: str, answers: dict[str, str], seed: str) -> Example:
     """A question; a number that is none of the answers' is refused."""
-    row = read_object(line)
+    row = json_object(line)
     right, wrong = row["answers"], row["negatives"]
     if not right:
         raise ValueError("answers must not be empty")
@@ -96,10 +87,3 @@ def parse(line: str, answers: dict[str, str], seed: str) -> Example:
     random.Random(f"insuranceqa:{seed}:{row['question']}").shuffle(pool)
     texts = [answers[number] for number in right]
     return Example([row["question"]], texts[0], [answers[number] for number in pool], texts[1:])
-
-
-def read_object(line: str) -> dict[str, Any]:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"a line is one JSON object, got {type(row).__name__}")
-    return row

@@ -8,14 +8,13 @@ it holds the examples in memory, in a stream too.
 """
 
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from parlai.utils import logging
 from parlai.utils.misc import warn_once
 
-from poly_agents.tasks.response import CANDIDATES, Example, ResponseTeacher, draw_candidates
+from poly_agents.tasks.response import CANDIDATES, Example, ResponseTeacher, draw_candidates, json_object
 
 
 class JsonlTeacher(ResponseTeacher):
@@ -36,7 +35,7 @@ class JsonlTeacher(ResponseTeacher):
 
     def examples_of(self, split: str) -> Iterator[Example]:
         """The lines of a split."""
-        return self.rows(self.file(split), lambda line: parse(json.loads(line)))
+        return self.rows(self.file(split), parse)
 
     def count(self, split):
         if self.opt.get("skip_bad_rows"):
@@ -58,10 +57,9 @@ class JsonlTeacher(ResponseTeacher):
         raise ValueError(f"--jsonl-path {path}: there is no file {path / f'{split}.jsonl'}")
 
 
-def parse(row) -> Example:
+def parse(line: str) -> Example:
     """One JSON object to an example. Raises ValueError with the reason."""
-    if not isinstance(row, dict):
-        raise ValueError(f"a line is one JSON object, got {type(row).__name__}")
+    row = json_object(line)
     if unknown := row.keys() - {"context", "response", "candidates"}:
         raise ValueError(f"unknown keys {sorted(unknown)}; allowed are context, response, candidates")
     context, response, candidates = (row.get(key) for key in ("context", "response", "candidates"))

@@ -3,9 +3,10 @@
 Source   https://github.com/Nealcly/MuTual
 Licence  none is stated; for research
 Paper    Cui et al. 2020, https://arxiv.org/abs/2004.04494
-Sizes    7,088 train, 886 valid; the answers of test are hidden
-Format   a JSON object: `article`, `options`, `answers` (A to D), `id`; one a file in folders `mutual/train` and
-         `mutual/dev` (`mutual_plus/...`), or one a line of `mutual_train.jsonl`, `mutual_dev.jsonl` (`mutual_plus_...`)
+Sizes    7,088 train, 886 valid, 886 test, whose answers are hidden
+Format   a JSON object: `article`, `options`, `answers` (A to D; blank in test), `id`; one a file in the folders
+         `mutual/{train,dev,test}` (`mutual_plus/...`), or one a line of `mutual_{train,dev,test}.jsonl`
+         (`mutual_plus_...`). Test is for `--submission FILE --submission-format mutual` alone
 Eval     4 candidates of the file; in one of valid and three of train the right one stands there twice
 Context  every turn with its `m :` or `f :`, as in the candidates
 
@@ -21,6 +22,7 @@ from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 WHERE = "https://github.com/Nealcly/MuTual: give its folder data as --data-files"
+LETTERS = ("A", "B", "C", "D")
 TURN = re.compile(r"\s+(?=[mf] ?: )", re.IGNORECASE)
 
 
@@ -29,10 +31,10 @@ class MutualTeacher(ResponseTeacher):
 
     def read(self, split):
         if split == "test":
-            raise ValueError("the answers of mutual's test set are hidden; use -dt valid")
+            self.only_for_a_submission()
         name = "mutual_plus" if variant(self.opt["task"], ("", "plus")) else "mutual"
-        for path in self.files(name, "train" if split == "train" else "dev"):
-            yield from self.rows(path, parse)
+        for path in self.files(name, "dev" if split == "valid" else split):
+            yield from self.rows(path, lambda line: parse(line, hidden=split == "test"))
 
     def files(self, name: str, part: str) -> Iterator[Path]:
         """The files of a folder by their numbers, or the one with an example a line."""
@@ -44,11 +46,14 @@ class MutualTeacher(ResponseTeacher):
         ]
 
 
-def parse(line: str) -> Example:
-    """A JSON object to an example. Raises ValueError, KeyError or TypeError for a bad one."""
+def parse(line: str, hidden: bool) -> Example:
+    """A JSON object to an example, where `hidden` without an answer.
+
+    Raises ValueError, KeyError, TypeError or AttributeError for a bad one.
+    """
     row = json.loads(line)
-    options = [option.strip() for option in row["options"]]
-    place = "ABCD".find(row["answers"])
-    if len(options) != 4 or len(row["answers"]) != 1 or place < 0:
-        raise ValueError(f"4 options and an answer A to D are expected, got {len(options)} and {row['answers']!r}")
-    return Example(TURN.split(row["article"].strip()), options[place], options)
+    options, answer = [option.strip() for option in row["options"]], row["answers"].strip()
+    if len(options) != 4 or (answer not in LETTERS and not (hidden and not answer)):
+        raise ValueError(f"4 options and an answer A to D are expected, got {len(options)} and {answer!r}")
+    response = options[LETTERS.index(answer)] if answer else None
+    return Example(TURN.split(row["article"].strip()), response, options, id=row["id"], candidate_ids=LETTERS)

@@ -40,6 +40,7 @@ FOREIGN = set(
 )
 GONE = {"[deleted]", "[removed]"}
 URL = re.compile(r"https?://|www\.", re.IGNORECASE)
+WINDOW = 1_000_000
 DEPTH, SHORTEST, LONGEST, WORDS = 7, 5, 2048, 128
 
 
@@ -53,24 +54,23 @@ class Comment(NamedTuple):
 class RedditTeacher(ResponseTeacher):
     """`-t poly_agents:reddit --data-files PATH`"""
 
+    history_turns = 4
+
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("reddit")
-        group.add_argument("--history-turns", type=int, default=4, help="turns of context, the newest ones")
-        group.add_argument("--reddit-window", type=int, default=1_000_000, help="comments that can still be answered")
+        group.add_argument("--reddit-window", type=int, default=WINDOW, help="comments that can still be answered")
         group.add_argument("--reddit-pairs", type=int, default=0, help="replies of a split to stop after, 0: all")
         return parser
 
     def read(self, split):
-        for flag in ("history_turns", "reddit_window"):
-            if self.opt[flag] < 1:
-                raise ValueError(f"--{flag.replace('_', '-')} must be at least 1, got {self.opt[flag]}")
         pairs = islice(self.pairs(split), self.opt["reddit_pairs"] or None)
         return pairs if split == "train" else draw_candidates([*pairs], f"reddit:{split}")
 
     def pairs(self, split: str) -> Iterator[Example]:
         """Every reply of a split with the comments it answers, in the order of the files."""
+        turns, window = self.positive("history_turns", self.history_turns), self.positive("reddit_window", WINDOW)
         known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # comment -> all turns up to it
         for path in self.dumps():
             for comment in self.comments(path):
@@ -78,10 +78,10 @@ class RedditTeacher(ResponseTeacher):
                 if before is None or not comment.text or len(before) > DEPTH:
                     continue
                 known[comment.name] = (*before, comment.text)
-                if len(known) > self.opt["reddit_window"]:
+                if len(known) > window:
                     known.popitem(last=False)
                 if before and part(comment.thread) == split:
-                    yield Example(before[-self.opt["history_turns"] :], comment.text)
+                    yield Example(before[-turns:], comment.text)
 
     def dumps(self) -> list[Path]:
         path = Path(self.opt.get("data_files") or "")

@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import json
 import random
 import string
 import sys
@@ -21,52 +22,33 @@ from parlai.utils.misc import warn_once
 
 from poly_agents import download
 from poly_agents.checkpoint import examples_seen
+from poly_agents.turns import Format
 
 CANDIDATES = 20  # of a context in evaluation, where the data set brings none
-PERSONA = ("your persona:", "partner's persona:")  # how lines of a context begin that nobody said; they come first
-SPEAKERS = ("A: ", "B: ")  # with --speakers: who is answered, and who answers
 
 
 class Example(NamedTuple):
     context: Sequence[str]  # turns, oldest first
-    response: str  # a right one
+    response: str | None  # a right one; None where the data set keeps it to itself
     candidates: Sequence[str] | None = None
     others: Sequence[str] = ()  # more right ones
     grades: Sequence[float] | None = None  # of each candidate, where judgements are graded
-
-
-class Format(NamedTuple):
-    """How a context becomes one text, in training and evaluation alike.
-
-    >>> Format(speakers=True).text(["your persona: i have a cat", "hi", "hello", "any pets?"])
-    'your persona: i have a cat\\nA: hi\\nB: hello\\nA: any pets?'
-    """
-
-    speakers: bool = False  # whether turns say who speaks: by turns, the newest one being answered
-
-    def text(self, context: Sequence[str]) -> str:
-        """Persona lines, then turns, parted by newlines: the tokeniser makes a separator of each."""
-        if not self.speakers:
-            return "\n".join(context)
-        said = sum(not line.startswith(PERSONA) for line in context)
-        lines = []
-        for line in context:
-            if not line.startswith(PERSONA):
-                line, said = SPEAKERS[(said - 1) % 2] + line, said - 1
-            lines.append(line)
-        return "\n".join(lines)
+    id: str | int | None = None  # what its leaderboard calls it
+    candidate_ids: Sequence[str | int] | None = None  # and each of its candidates
 
 
 class ResponseTeacher(FixedDialogTeacher, ABC):
     """One example is one episode: turns joined by newlines, one label, the candidates where there are any.
 
     Training goes through a new shuffle every epoch, made from `--seed` and the epoch's number: the same on every
-    machine, different parts of it for the workers of a distributed run, and it goes on where a checkpoint stopped.
+    machine, and it goes on where a checkpoint stopped. The workers of a distributed run share the examples out, in
+    training and in evaluation: of n workers each has every n-th one.
 
     With `:stream` in the datatype nothing is held but a look-ahead: examples come in the order of the files, or, with
-    `--shuffle-buffer`, drawn from so many of them. Workers share them out, in evaluation too.
+    `--shuffle-buffer`, drawn from so many of them.
     """
 
+    history_turns: int | None = None  # of a context, the newest ones, where --history-turns may say otherwise
     skipped = 0  # bad rows that were left out
     first_skipped = ""
 
@@ -80,8 +62,12 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             "--shuffle-buffer", type=int, default=0, help="of -dt train:stream: examples to draw from; 0: files' order"
         )
         group.add_argument(
-            "--speakers", type="bool", default=False, help="begin turns with who speaks, A or B; not those of chats"
+            "--speakers", type="bool", default=False, help="begin turns with who speaks, A or B; then chats do too"
         )
+        if cls.history_turns:
+            group.add_argument(
+                "--history-turns", type=int, default=cls.history_turns, help="turns of context, the newest ones"
+            )
         return parser
 
     def __init__(self, opt, shared=None):
@@ -89,6 +75,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         self.id = opt["task"]
         self.split = DatatypeHelper.fold(opt["datatype"])
         self.format = Format(speakers=bool(opt.get("speakers")))
+        self.rank, self.workers = (0, 1) if opt.get("undivided") else (get_rank(), num_workers())
         self.stream: Stream | None = None
         self.turns: list[Message] = []  # of the stream's newest example, after the mutators
         self.last = False  # whether that example is the last one of this copy
@@ -119,7 +106,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def reset(self):
         super().reset()
-        self.index.value = self.start // num_workers() - 1
+        self.index.value = self.start // self.workers - 1
         self.turns = []
         if self.stream:
             self.stream.restart()
@@ -128,7 +115,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         if not self.random:
             return super().next_episode_idx(num_eps, loop)
         self.index.value += 1
-        epoch, place = divmod(self.index.value * num_workers() + get_rank(), len(self.examples))
+        epoch, place = divmod(self.index.value * self.workers + self.rank, len(self.examples))
         return self.order(epoch)[place]
 
     def order(self, epoch: int) -> Sequence[int]:
@@ -143,6 +130,13 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     def _draw(self, epoch: int) -> random.Random:
         return random.Random(f"{self.opt.get('seed') or 0}:{epoch}")
 
+    def positive(self, name: str, default: int | None) -> int:
+        """An option that counts from 1."""
+        value = self.opt.get(name, default)
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        return value
+
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def _pass(self) -> Iterator[Example]:
@@ -154,9 +148,9 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def _streamed(self) -> Iterator[Example]:
         """What this worker gets of an endless training, or of one evaluation."""
-        begun = self.start // num_workers() * num_workers()
+        begun = self.start // self.workers * self.workers
         epoch, begun = divmod(begun, self.num_examples()) if begun else (0, 0)
-        return islice(self._epochs(epoch), begun + get_rank(), None, num_workers())
+        return islice(self._epochs(epoch), begun + self.rank, None, self.workers)
 
     def _epochs(self, first: int) -> Iterator[Example]:
         buffer = self.opt.get("shuffle_buffer") or 0
@@ -193,20 +187,39 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             self.counted[self.split] = self.count(self.split)
         return self.counted[self.split]
 
-    num_episodes = num_examples
+    def num_episodes(self):
+        """Those that ParlAI counts through: in order, this worker's own; in a shuffle or a stream, all."""
+        return self.num_examples() if self.random or self.stream else len(self._own())
+
+    def _own(self) -> range:
+        """Where this worker's examples are, in order."""
+        return range(self.rank, len(self.examples), self.workers)
 
     def get(self, episode_idx, entry_idx=0):
-        return self.message(self.examples[episode_idx])
+        return self.message(self.examples[episode_idx if self.random else self._own()[episode_idx]])
 
     def message(self, example: Example) -> Message:
         """An example as ParlAI passes it around."""
-        labels = [example.response, *example.others]
-        message = Message(text=self.format.text(example.context), labels=labels, episode_done=True)
+        message = Message(text=self.format.text(example.context), episode_done=True)
+        if example.response is not None:
+            message["labels"] = [example.response, *example.others]
         if example.candidates is not None:
             message["label_candidates"] = list(example.candidates)
         if example.grades is not None:
             message["grades"] = list(example.grades)
+        if example.id is not None:
+            message["example_id"] = example.id
+        if example.candidate_ids is not None:
+            message["candidate_ids"] = example.candidate_ids
         return message
+
+    def only_for_a_submission(self) -> None:
+        """Refuse a split whose labels are hidden for anything else: nobody outside can be measured on it."""
+        if not self.opt.get("submission"):
+            raise ValueError(
+                f"the labels of {self.id}'s {self.split} set are hidden: give eval_model --submission FILE, "
+                "which needs none, or another split"
+            )
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -239,17 +252,11 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     def rows(self, path: Path, parse: Callable[[str], Any]) -> Iterator[Any]:
         """`parse` of every line of a UTF-8 file, gzipped or not. What it refuses is named with file and line."""
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    if line.strip():
-                        yield parse(line.decode("utf-8").rstrip("\r\n"))
-                except (ValueError, KeyError, IndexError, TypeError) as error:
-                    self.bad(f"{path}:{number}", error)
+        return rows(path, parse, self.bad)
 
     def bad(self, place: str, error: Exception) -> None:
         """A row that is not what it should be: an error, or with --skip-bad-rows counted, and told of at the end."""
-        what = f"{place}: " + (f"there is no {error}" if isinstance(error, KeyError) else str(error))
+        what = told(place, error)
         if not self.opt.get("skip_bad_rows"):
             raise ValueError(f"{what}; --skip-bad-rows true leaves such rows out") from error
         if not self.skipped:
@@ -259,7 +266,47 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
     def chat_candidates(self) -> Iterator[str]:
         """Responses to chat with: every one of this split, on one line."""
         examples = self._pass() if self.stream else self.examples
-        return (" ".join(example.response.split()) for example in examples)
+        return (" ".join(example.response.split()) for example in examples if example.response is not None)
+
+
+def refuse(place: str, error: Exception) -> None:
+    """A row that is not what it should be."""
+    raise ValueError(told(place, error)) from error
+
+
+def told(place: str, error: Exception) -> str:
+    return f"{place}: " + (f"there is no {error}" if isinstance(error, KeyError) else str(error))
+
+
+def rows(path: Path, parse: Callable[[str], Any], bad: Callable[[str, Exception], None] = refuse) -> Iterator[Any]:
+    """`parse` of every line of a UTF-8 file, gzipped or not, that has a word; `bad` is told what it refuses."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.strip():
+                    yield parse(line.decode("utf-8").rstrip("\r\n"))
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                bad(f"{path}:{number}", error)
+
+
+def columns(line: str, count: int) -> list[str]:
+    """The texts of a row."""
+    found = line.split("\t")
+    if len(found) != count:
+        raise ValueError(f"a row has {count} columns parted by tabs, got {len(found)}")
+    return found
+
+
+def json_object(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"a line is one JSON object, got {type(row).__name__}")
+    return row
+
+
+def replies(turns: Sequence[str], history: int) -> list[Example]:
+    """Every turn of a dialogue but the first, as the response to the newest ones before it."""
+    return [Example(turns[max(0, place - history) : place], turns[place]) for place in range(1, len(turns))]
 
 
 class Stream:

@@ -9,7 +9,7 @@ example of its own, together with the wrong ones of its context; in evaluation a
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ BESIDE_CHINESE = re.compile(rf"(?<=[{CHINESE}])\s+|\s+(?=[{CHINESE}])")
 
 
 class Row(NamedTuple):
-    right: bool
+    grade: int  # 0 or 1, where people graded the candidates also more
     context: list[str]
     candidate: str
 
@@ -32,6 +32,7 @@ class TabsTeacher(ResponseTeacher):
     """`-t poly_agents:tabs --data-files PATH`"""
 
     sizes: Mapping[str, int] = {}  # of a benchmark: split -> candidates of a context
+    labels: Sequence[str] = ("0", "1")
     judged = False  # whether people judged the candidates, so that a context may have none or only right ones
     segmented = False  # whether the texts are Chinese with spaces between the words, which nobody writes
 
@@ -40,8 +41,8 @@ class TabsTeacher(ResponseTeacher):
         path = self.file(split)
         for number, rows in enumerate(self.contexts(path, split), 1):
             context, candidates = rows[0].context, [row.candidate for row in rows]
-            right = [row.candidate for row in rows if row.right]
-            wrong = [row.candidate for row in rows if not row.right]
+            right = [row.candidate for row in rows if row.grade]
+            wrong = [row.candidate for row in rows if not row.grade]
             size = self.sizes.get(split, len(rows))
             if split == "train":
                 yield from (Example(context, text, [text, *wrong] if wrong else None) for text in right)
@@ -72,7 +73,7 @@ class TabsTeacher(ResponseTeacher):
         """
         rows: list[Row] = []
         for row in self.rows(path, self.parse):
-            full = row.right if self.sizes and split == "train" else len(rows) == self.sizes.get(split)
+            full = row.grade if self.sizes and split == "train" else len(rows) == self.sizes.get(split)
             if rows and (full or row.context != rows[0].context):
                 yield rows
                 rows = []
@@ -82,13 +83,13 @@ class TabsTeacher(ResponseTeacher):
 
     def parse(self, line: str) -> Row:
         label, *texts = line.split("\t")
-        if label not in ("0", "1"):
-            raise ValueError(f"a line begins with 0 or 1, got {label[:20]!r}")
+        if label not in self.labels:
+            raise ValueError(f"a line begins with {self.labels[0]} or {self.labels[-1]}, got {label[:20]!r}")
         *context, candidate = map(unsegment if self.segmented else str.strip, texts or [""])
         context = [turn for turn in context if turn]
         if not context or not candidate:
             raise ValueError("a label, a context and a candidate are expected, parted by tabs")
-        return Row(label == "1", context, candidate)
+        return Row(int(label), context, candidate)
 
 
 def unsegment(text: str) -> str:

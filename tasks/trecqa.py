@@ -19,6 +19,7 @@ import csv
 from collections.abc import Iterator
 
 from poly_agents.download import Download
+from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 from poly_agents.tasks.wikiqa import Answer, examples, is_right
 
@@ -31,12 +32,10 @@ class TrecqaTeacher(ResponseTeacher):
     """`-t poly_agents:trecqa --data-files FOLDER`, `-t poly_agents:trecqa:raw`"""
 
     def read(self, split) -> Iterator[Example]:
-        variant = {part for part in self.opt["task"].split(":")[2:] if "=" not in part}
-        if unknown := variant - {"raw", "all"}:
-            raise ValueError(f"trecqa has the variants raw and all, got {', '.join(sorted(unknown))}")
-        name = {"valid": "dev", "train": "train-all" if "all" in variant else "train"}.get(split, split)
+        kinds = variant(self.opt["task"], ("", "raw", "all", "all:raw")).split(":")
+        name = {"valid": "dev", "train": "train-all" if "all" in kinds else "train"}.get(split, split)
         for example in examples(answer for answer in self.rows(self.path(f"{name}.csv"), parse) if answer):
-            if "raw" in variant or set(example.candidates) - {example.response, *example.others}:
+            if "raw" in kinds or set(example.candidates) - {example.response, *example.others}:
                 yield example
 
 

@@ -16,7 +16,7 @@ Questions without any right answer are left out (1,245 / 170 / 390 of them), as 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.response import Example, ResponseTeacher, columns
 
 WHERE = (
     "WikiQACorpus.zip of https://www.microsoft.com/en-us/download/details.aspx?id=52419 may not be redistributed: "
@@ -63,10 +63,7 @@ def parse(line: str) -> Answer | None:
     """A row of the official file; None for its header."""
     if line == HEADER:
         return None
-    fields = line.split("\t")
-    if len(fields) != 7:
-        raise ValueError(f"a row has 7 columns parted by tabs, got {len(fields)}")
-    question_id, question, _, _, _, text, label = fields
+    question_id, question, _, _, _, text, label = columns(line, 7)
     return Answer(question_id, question, text, is_right(label))
 
 

@@ -66,8 +66,18 @@ def test_trecqa_counts_in_both_ways():
     assert clean.response == "`` The Kite '' , said Ann Lee , is \"my\" book ."
     _, all_right = read("trecqa:raw", "valid", FIXTURES / "trecqa")
     assert (all_right.context, all_right.candidates) == (["Where is Ulm ?"], ["Ulm is on the Danube ."])
-    with pytest.raises(ValueError, match="trecqa has the variants raw and all, got clean"):
+    with pytest.raises(ValueError, match="there is no variant 'clean'; known: raw, all, all:raw"):
         read("trecqa:clean", "valid", FIXTURES / "trecqa")
+
+
+def test_trecqa_s_large_training_set_is_read_for_all():
+    (clean,) = read("trecqa:all", "train:ordered", FIXTURES / "trecqa")
+    assert (clean.context, len(clean.candidates)) == (["Who built the mill ?"], 3)
+    assert clean.response == "The mill , says Mr. Hay , was built by the Dobbs family ."
+    assert clean.others == ["`` We , the Dobbs , built it , '' she said ."]
+    found = read("trecqa:all:raw", "train:ordered", FIXTURES / "trecqa")
+    assert [example.context[0] for example in found] == ["Who built the mill ?", "Where is Ulm ?"]
+    assert read("trecqa:all", "valid", FIXTURES / "trecqa") == read("trecqa", "valid", FIXTURES / "trecqa")
 
 
 def test_insuranceqa_s_numbers_are_answers():

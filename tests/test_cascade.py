@@ -1,5 +1,6 @@
 """Two models in a row: what each does by hand, every source of candidates, chats, figures, and what is refused."""
 
+import doctest
 import json
 
 import pytest
@@ -11,7 +12,9 @@ from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging as parlai_logging
 
 import poly_agents
-from tests.conftest import ROWS, example, text
+from poly_agents import cascade
+from tests.conftest import ROWS, evaluate, example, text
+from tests.data import FIXTURES, read
 
 parlai_logging.logger.setLevel("ERROR")
 POOL = [text(i) for i in range(29)]
@@ -104,6 +107,51 @@ def test_the_report_holds_recall_ranks_and_times(given, pool_file, source, size)
     assert report["retrieve_ms"] > 0 and report["rerank_ms"] > 0
 
 
+@pytest.mark.parametrize("source", ["inline", "fixed"])
+def test_what_is_ranked_anew_whole_is_measured_as_by_the_reranker(given, trained, data, pool_file, tmp_path, source):
+    more = {"fixed_candidates_path": pool_file} if source == "fixed" else {}
+    more |= {"confidence": True, "hits_at": "1,3,5", "ranks_file": str(tmp_path / "ranks")}
+    report = EvalModel.main(**given | more | {"cascade_top": 1000})
+    rows = [json.loads(line) for line in (tmp_path / "ranks").read_text().splitlines()]
+    alone = evaluate(trained["cross"], data, precision="float32", eval_candidates=source, **more)
+    names = [name for name in alone if name.startswith(("rank", "mrr", "map", "p@", "recall_", "ndcg"))]
+    assert {"map", "ndcg@3", "recall_any@5_low", "mrr_high"} <= set(names)
+    for name in names:
+        assert report[name].value() == pytest.approx(alone[name].value(), abs=1e-5), name
+    assert len(rows) == len(ROWS)
+    for row, own in zip(rows, map(json.loads, (tmp_path / "ranks").read_text().splitlines()), strict=True):
+        assert row["positives"][0]["rank"] == own["positives"][0]["rank"] and row["candidates"] == own["candidates"]
+
+
+def test_right_responses_behind_the_few_are_measured_in_the_retriever_s_order(given, pool_file):
+    agent = make(given, cascade_top=2, fixed_candidates_path=pool_file)
+    labels = [text(i) for i in (3, 11, 17, 23)]
+    message = example("hello how", labels[0], training=False)
+    message.force_set("eval_labels", labels)
+    few, everything = by_hand(given, "hello how", POOL, 2)
+    order = [ranked.text for ranked in few]
+    order += [found for found in everything if found not in order]
+    ranks = sorted(1 + order.index(label) for label in labels)
+    found = answer(agent, message)[0]["metrics"]
+    assert found["map"].value() == pytest.approx(sum(i / rank for i, rank in enumerate(ranks, 1)) / 4)
+    assert found["recall_share@10"].value() == pytest.approx(sum(rank <= 10 for rank in ranks) / 4)
+
+
+def test_a_cascade_writes_submissions(given, tmp_path):
+    more = {"task": "poly_agents:mutual", "data_files": str(FIXTURES / "mutual"), "datatype": "test", "cascade_top": 2}
+    given.pop("jsonl_path")
+    EvalModel.main(**given | more, submission=str(tmp_path / "out"), submission_format="mutual")
+    found = [line.split("\t") for line in (tmp_path / "out").read_text().splitlines()]
+    for (name, *letters), one in zip(found, read("mutual", "test", FIXTURES / "mutual", submission="x"), strict=True):
+        few, everything = by_hand(given, "\n".join(one.context), one.candidates, 2)
+        order = [ranked.text for ranked in few] + everything[2:]
+        assert (name, letters) == (one.id, ["ABCD"[one.candidates.index(each)] for each in order])
+
+
+def test_examples_in_the_documentation_hold():
+    assert doctest.testmod(cascade).failed == 0
+
+
 def test_a_label_outside_the_pool_counts_in_no_figure_but_hits(given, pool_file):
     reply = answer(make(given, fixed_candidates_path=pool_file), example("hello", "not there", training=False))[0]
     assert reply["metrics"].keys() == {"retrieve_ms", "rerank_ms"}
@@ -151,6 +199,14 @@ def test_a_chat_remembers_shows_scores_and_does_not_repeat_itself(given, pool_fi
         turns += [said, shown[0]]
     agent.reset()
     assert agent.observe({"text": "six", "episode_done": False})["full_text"] == "six"
+
+
+def test_a_chat_marks_who_speaks(given, pool_file):
+    agent = make(given, fixed_candidates_path=pool_file, interactive_mode=True, speakers=True)
+    assert agent.observe({"text": "hello how", "episode_done": False})["full_text"] == "A: hello how"
+    reply = agent.act()["text"]
+    assert agent.observe({"text": "six", "episode_done": False})["full_text"] == f"A: hello how\nB: {reply}\nA: six"
+    assert agent.act()["text"] != reply
 
 
 def test_display_model_shows_scores(given, pool_file, capsys):

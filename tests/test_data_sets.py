@@ -73,6 +73,7 @@ def test_every_split_is_sound(task):
             assert isinstance(message["text"], str)
             candidates = message.get("label_candidates")
             assert candidates is None or len(candidates) >= 1
+            assert "candidate_ids" not in message or len(message["candidate_ids"]) == len(candidates)
             assert "grades" not in message or len(message["grades"]) == len(candidates)
 
 

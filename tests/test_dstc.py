@@ -111,6 +111,45 @@ def test_advising_begins_with_the_student_s_profile():
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "datatype"),
+    [(Dstc7Teacher, "advising_subtask_4", d) for d in ("valid", "test")]
+    + [(Dstc8Teacher, "advising", d) for d in ("valid", "test")],
+)
+def test_advising_may_have_no_right_candidate(kind, name, datatype):
+    first, second = teacher(FIXTURES / kind.__name__[:5].lower(), name, datatype, kind).examples
+    assert (first.response, second.response) == ("then take 281", NONE)
+    assert [len(e.candidates) for e in (first, second)] == [7, 6]
+    for example in (first, second):
+        assert example.candidates.count(NONE) == 1 and example.candidate_ids[example.candidates.index(NONE)] == "NONE"
+        assert [turn.split(": ")[0] for turn in example.context] == [
+            *["partner's persona"] * 4,
+            *("student", "advisor") * ((len(example.context) - 4) // 2),
+            "student",
+        ]
+
+
+def test_dstc8_s_subtask_2_has_a_section_of_the_channel():
+    first, second = teacher(FIXTURES / "dstc8", "subtask_2", "valid", Dstc8Teacher).examples
+    assert first.context[:2] == [
+        "participant 0: hi, i deleted a folder",
+        "participant 3: does anybody use a trackball?",
+    ]
+    assert (first.response, second.response) == ("participant_2 : no", NONE)
+
+
+def test_candidates_keep_their_ids_when_they_are_shuffled():
+    for name in ("", "subtask_4"):
+        for datatype in ("valid", "test"):
+            rows = json.loads((FIXTURES / f"dstc7/ubuntu_dev_subtask_{4 if name else 1}.json").read_text())
+            for row, example in zip(rows, teacher(FIXTURES / "dstc7", name, datatype).examples, strict=True):
+                ids = {option["utterance"]: option["candidate-id"] for option in row["options-for-next"]} | {
+                    NONE: "NONE"
+                }
+                known = [(text, i) for text, i in zip(example.candidates, example.candidate_ids, strict=True)]
+                assert example.id == row["example-id"] and all(ids.get(text, i) == i for text, i in known)
+
+
 @pytest.mark.parametrize("datatype", ["valid", "test"])
 def test_dstc8_has_several_speakers_and_may_have_no_right_candidate(datatype):
     first, second = teacher(FIXTURES / "dstc8", datatype=datatype, kind=Dstc8Teacher).examples

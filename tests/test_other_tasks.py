@@ -53,11 +53,17 @@ def test_mutual_s_folder_of_files_is_read_by_their_numbers():
     assert len(plus.context) == 3 and plus.response == "M: Then you took the bus."
 
 
-def test_mutual_s_hidden_answers_are_refused_and_bad_lines_named(tmp_path):
-    with pytest.raises(ValueError, match="answers of mutual's test set are hidden"):
+def test_mutual_s_test_has_no_answers_and_is_for_submissions():
+    with pytest.raises(ValueError, match="poly_agents:mutual's test set are hidden: give eval_model --submission"):
         examples(MutualTeacher, FIXTURES / "mutual", datatype="test")
+    found = examples(MutualTeacher, FIXTURES / "mutual", datatype="test", submission="x")
+    assert [e.id for e in found] == ["test_1", "test_2", "test_10"]
+    assert [(e.response, len(e.candidates), e.candidate_ids) for e in found] == [(None, 4, ("A", "B", "C", "D"))] * 3
+
+
+def test_mutual_s_bad_lines_are_named_and_only_test_may_be_without_answers(tmp_path):
     row = json.loads((FIXTURES / "mutual" / "mutual_plus_dev.jsonl").read_text())
-    lines = [row, row | {"answers": "E"}, {"answers": "A"}]
+    lines = [row, row | {"answers": "E"}, {"answers": "A"}, row | {"answers": " "}]
     (tmp_path / "mutual_dev.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match=r"mutual_dev\.jsonl:2: 4 options and an answer A to D .* got 4 and 'E'"):
         examples(MutualTeacher, tmp_path)

@@ -10,12 +10,14 @@ from parlai.agents.fixed_response.fixed_response import FixedResponseAgent
 from parlai.core.mutators import EpisodeMutator, register_mutator
 from parlai.core.opt import Opt
 from parlai.core.worlds import create_task
+from parlai.scripts.multiprocessing_eval import MultiProcessEval
 from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging
 
 from poly_agents import checkpoint
 from poly_agents.tasks import response
 from poly_agents.tasks.jsonl import JsonlTeacher
+from poly_agents.teachers import turns
 from tests.conftest import ROWS, evaluate, settings
 
 COUNT = len(ROWS)
@@ -76,20 +78,66 @@ def test_training_begins_again_with_the_file(numbered):
     assert found == [*map(str, range(COUNT))] * 2 + ["0", "1", "2"]
 
 
+ENDLESS = "train", "train:stream"
+SHARED = *ENDLESS, "train:ordered", "train:ordered:stream", "train:evalmode", "train:evalmode:stream", "valid"
+
+
 @pytest.mark.parametrize("buffer", [0, 7, 100])
-@pytest.mark.parametrize("datatype", ["train:stream", "valid:stream"])
-def test_workers_share_a_stream_without_overlap(numbered, monkeypatch, buffer, datatype):
-    whole = texts(teacher(numbered, "train:stream", shuffle_buffer=buffer), 2 * COUNT)
-    if datatype == "valid:stream":
-        rows = [{"context": [str(i)], "response": "a", "candidates": ["a", "b"]} for i in range(COUNT)]
-        (numbered / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        whole = [*map(str, range(COUNT))]
+@pytest.mark.parametrize("datatype", [*SHARED, "valid:stream"])
+def test_workers_share_the_examples_without_overlap(numbered, monkeypatch, buffer, datatype):
+    rows = [{"context": [str(i)], "response": "a", "candidates": ["a", "b"]} for i in range(COUNT)]
+    (numbered / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    endless = datatype in ENDLESS
+    whole = texts(teacher(numbered, datatype, shuffle_buffer=buffer), (1 + endless) * COUNT)
+    assert sorted(whole[:COUNT]) == sorted(map(str, range(COUNT)))
     monkeypatch.setattr(response, "num_workers", lambda: 3)
     for rank in range(3):
         monkeypatch.setattr(response, "get_rank", lambda rank=rank: rank)
         own = teacher(numbered, datatype, shuffle_buffer=buffer)
         assert texts(own, len(whole[rank::3])) == whole[rank::3]
-        assert own.epoch_done() == (datatype == "valid:stream") and own.num_examples() == COUNT
+        assert own.epoch_done() == (not endless) and own.num_examples() == COUNT
+
+
+@pytest.mark.parametrize("datatype", ["valid", "valid:stream", "train:evalmode"])
+@pytest.mark.parametrize("size", [1, 3, 29])
+def test_workers_batches_hold_every_example_once(data, monkeypatch, datatype, size):
+    monkeypatch.setattr(response, "num_workers", lambda: 3)
+    found = []
+    for rank in range(3):
+        monkeypatch.setattr(response, "get_rank", lambda rank=rank: rank)
+        opt = Opt(task="poly_agents:jsonl", jsonl_path=data, datatype=datatype, batchsize=size, fixed_response="")
+        world = create_task(opt, FixedResponseAgent(opt))
+        while not world.epoch_done():
+            world.parley()
+            acts = world.acts[0] if size > 1 else [world.acts[0]]
+            found += [act["text"] for act in acts if not act.is_padding()]
+    assert sorted(found) == sorted("\n".join(row["context"]) for row in ROWS)
+
+
+def test_a_worker_without_an_example_has_none(tmp_path, monkeypatch):
+    (tmp_path / "valid.jsonl").write_text(json.dumps(ROWS[0]))
+    monkeypatch.setattr(response, "num_workers", lambda: 2)
+    monkeypatch.setattr(response, "get_rank", lambda: 1)
+    for datatype in ("valid", "valid:stream"):
+        found = teacher(tmp_path, datatype)
+        assert found.act().is_padding() and found.epoch_done()
+
+
+def test_what_looks_at_all_data_gets_all_of_it_in_every_process(data, monkeypatch):
+    monkeypatch.setattr(response, "num_workers", lambda: 2)
+    monkeypatch.setattr(response, "get_rank", lambda: 1)
+    opt = Opt(task="poly_agents:jsonl", jsonl_path=data, datatype="train", batchsize=1)
+    assert [turn.response for turn in turns(opt, "train")] == [row["response"] for row in ROWS]
+
+
+def test_two_processes_report_of_a_stream_what_one_does(trained, data):
+    """`parlai multiprocessing_eval` on the CPU, through gloo; test_measures.py has it for lists."""
+    task = {"task": "poly_agents:jsonl", "jsonl_path": data, "datatype": "valid:stream"}
+    found = MultiProcessEval.main(model_file=trained["bi"], batchsize=4, distributed_world_size=2, **task)
+    alone = evaluate(trained["bi"], data)
+    assert found["exs"].value() == alone["exs"].value() == COUNT
+    for name in alone.keys() & {"hits@1", "hits@5", "mrr", "map", "rank", "loss", "ndcg@10", "accuracy", "f1"}:
+        assert found[name].value() == pytest.approx(alone[name].value(), abs=1e-6), name
 
 
 @pytest.mark.parametrize("buffer", [0, 7])

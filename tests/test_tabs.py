@@ -9,7 +9,7 @@ from parlai.tasks.ubuntu import agents as theirs
 
 from poly_agents.tasks.douban import DoubanTeacher
 from poly_agents.tasks.ecommerce import EcommerceTeacher
-from poly_agents.tasks.rrs import RrsTeacher
+from poly_agents.tasks.rrs import JUDGES, RrsTeacher
 from poly_agents.tasks.tabs import TabsTeacher, unsegment
 from poly_agents.tasks.ubuntu_v1 import UbuntuV1Teacher
 from poly_agents.tasks.ubuntu_v2 import UbuntuV2Teacher
@@ -56,6 +56,35 @@ def test_training_contexts_may_follow_themselves():
     first, second, third = teacher(DoubanTeacher, FIXTURES / "douban", "train:ordered").examples
     assert second.context == third.context != first.context
     assert second.response != third.response and second.candidates[0] == second.response
+
+
+def test_rrs_s_graded_test_set_holds_the_grades_of_three_judges():
+    def graded(datatype, folder=FIXTURES / "rrs", **options):
+        opt = {"task": "poly_agents:rrs:graded", "datatype": datatype, "batchsize": 1, "data_files": str(folder)}
+        return RrsTeacher(Opt(opt | options))
+
+    found = graded("test")
+    assert len(found.examples) == 6 and all(len(example.candidates) == 7 for example in found.examples)
+    first, second, third = found.examples[:3]
+    assert first.context == ["这附近有好吃的面馆吗", "学校门口有一家"]
+    assert (first.response, first.others) == ("汤很好", [])
+    assert first.grades == [5, 3, 1, 0, 0, 4, 2] and second.grades == first.grades[::-1]
+    assert (third.response, third.others) == ("汤很好", ["面也不错"])  # both of grade 4
+    assert found.message(first)["grades"] == first.grades
+    with pytest.raises(ValueError, match="rrs:graded is a test set alone"):
+        graded("valid")
+
+
+def test_a_graded_context_that_is_cut_or_without_a_right_candidate_is_named(tmp_path):
+    for judge in JUDGES:
+        (tmp_path / f"fg-{judge}-test.txt").write_text("".join(f"0\ta\tb {i}\n" for i in range(7)) + "3\tc\td\n")
+    opt = {"task": "poly_agents:rrs:graded", "datatype": "test", "batchsize": 1, "data_files": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"fg-brandenwang-test\.txt: context 1, 'a': no candidate is graded above 0"):
+        RrsTeacher(Opt(opt))
+    (tmp_path / "fg-lt-test.txt").write_text("".join(f"{i}\ta\tb {i}\n" for i in range(7)))
+    lenient = RrsTeacher(Opt(opt | {"skip_bad_rows": True}))
+    assert len(lenient.examples) == 1 and lenient.skipped == 4
+    assert lenient.first_skipped.startswith(str(tmp_path / "fg-brandenwang-test.txt"))
 
 
 def test_contexts_with_only_right_or_only_wrong_candidates_are_left_out_where_people_judged(tmp_path):

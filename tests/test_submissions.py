@@ -1,0 +1,138 @@
+"""Files for leaderboards: by hand, from every kind of candidates, without labels, by one process or two."""
+
+import doctest
+import json
+import math
+
+import pytest
+import pytrec_eval
+from parlai.core.message import Message
+from parlai.scripts.eval_model import EvalModel
+from parlai.scripts.multiprocessing_eval import MultiProcessEval
+
+import poly_agents
+from poly_agents import submissions
+from poly_agents.submissions import Ranking, Submission, dstc7, msmarco
+from tests.conftest import evaluate, make
+from tests.data import FIXTURES, read
+
+
+def told(task: str, path, form: str, **options) -> dict:
+    more = {"data_files": str(FIXTURES / task.split(":")[0]), "submission": str(path), "submission_format": form}
+    return {"task": f"poly_agents:{task}", "datatype": "test", "batchsize": 2} | more | options
+
+
+def by_hand(model_file: str, example) -> list[str]:
+    """The ids of an example's candidates, best first."""
+    ranked = poly_agents.load(model_file, "float32").rank("\n".join(example.context), example.candidates)
+    ids = dict(zip(example.candidates, example.candidate_ids, strict=True))
+    return [ids[one.text] for one in ranked]
+
+
+def test_examples_in_the_documentation_hold():
+    assert doctest.testmod(submissions).failed == 0
+
+
+def test_confidences_are_probabilities_best_first():
+    submission = Submission("nowhere", "dstc7")
+    message = Message(id="task", example_id=7, label_candidates=["a", "b ", "a"], candidate_ids=["x", "y", "z"])
+    submission.add_own(message, {"a": 1.0, "b": 3.0})
+    (row,) = json.loads(dstc7(submission.new))
+    assert row["example-id"] == 7
+    total = 2 * math.exp(1) + math.exp(3)
+    assert [(one["candidate-id"], one["confidence"]) for one in row["candidate-ranking"]] == [
+        ("y", pytest.approx(math.exp(3) / total)),
+        ("x", pytest.approx(math.exp(1) / total)),
+        ("z", pytest.approx(math.exp(1) / total)),
+    ]
+
+
+def test_the_best_hundred_are_kept_and_confidences_are_of_all():
+    submission = Submission("nowhere", "dstc7")
+    texts = [str(i) for i in range(130)]
+    message = Message(example_id=1, label_candidates=texts, candidate_ids=texts)
+    submission.add_own(message, {text: float(text) / 50 for text in texts})
+    (row,) = json.loads(dstc7(submission.new))
+    ranking = row["candidate-ranking"]
+    assert [one["candidate-id"] for one in ranking] == [str(i) for i in range(129, 29, -1)]
+    assert 0.7 < sum(one["confidence"] for one in ranking) < 0.99
+
+
+def test_ms_marco_s_ranks_begin_with_one():
+    assert msmarco([Ranking("9", ["p2", "p1"], [2.0, 1.0], 2.3)]) == "9\tp2\t1\n9\tp1\t2\n"
+
+
+@pytest.mark.parametrize("name", ["bi", "cross"])
+def test_mutual_s_hidden_test_is_written_as_its_leaderboard_takes_it(trained, tmp_path, name):
+    out = tmp_path / "deep" / "answers.txt"
+    report = EvalModel.main(model_file=trained[name], precision="float32", **told("mutual", out, "mutual"))
+    assert "hits@1" not in report and "mrr" not in report
+    found = [line.split("\t") for line in out.read_text().splitlines()]
+    examples = read("mutual", "test", FIXTURES / "mutual", submission="x")
+    assert found == [[example.id, *by_hand(trained[name], example)] for example in examples]
+
+
+def test_dstc7_s_none_of_them_is_a_candidate(trained, tmp_path):
+    out = tmp_path / "Ubuntu_subtask_4.json"
+    EvalModel.main(model_file=trained["bi"], precision="float32", **told("dstc7:subtask_4", out, "dstc7"))
+    examples = read("dstc7:subtask_4", "test", FIXTURES / "dstc7")
+    for row, example in zip(json.loads(out.read_text()), examples, strict=True):
+        ids = [one["candidate-id"] for one in row["candidate-ranking"]]
+        assert row["example-id"] == example.id and sorted(ids) == sorted(example.candidate_ids) and "NONE" in ids
+        assert sum(one["confidence"] for one in row["candidate-ranking"]) == pytest.approx(1)
+
+
+def test_ms_marco_s_test_is_ranked_for_a_submission_alone(trained, tmp_path):
+    out = tmp_path / "run.tsv"
+    EvalModel.main(model_file=trained["bi"], precision="float32", **told("msmarco", out, "msmarco"))
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    examples = read("msmarco", "test", FIXTURES / "msmarco", submission="x")
+    assert {example.response for example in examples} == {None}
+    expected = [(e.id, c, str(r)) for e in examples for r, c in enumerate(by_hand(trained["bi"], e), 1)]
+    assert list(map(tuple, rows)) == expected and len(expected) > 4
+    with pytest.raises(ValueError, match="test set are hidden: give eval_model --submission FILE"):
+        read("msmarco", "test", FIXTURES / "msmarco")
+
+
+def trec_run(path) -> dict[str, dict[str, float]]:
+    with path.open() as file:
+        return pytrec_eval.parse_run(file)
+
+
+def test_a_store_s_candidates_go_by_their_ids(trained, tmp_path):
+    from poly_agents.tasks.beir import write_corpus
+
+    write_corpus(FIXTURES / "beir/toy", tmp_path / "corpus.jsonl")
+    given = told("beir", tmp_path / "run.txt", "trec", data_files=str(FIXTURES / "beir/toy"))
+    pool = {"eval_candidates": "fixed", "fixed_candidates_path": str(tmp_path / "corpus.jsonl")}
+    report = EvalModel.main(model_file=trained["bi"], ignore_bad_candidates=True, **given | pool)
+    run = trec_run(tmp_path / "run.txt")
+    with (FIXTURES / "beir/toy/qrels/test.tsv").open() as file:
+        rows = [line.split("\t") for line in file.read().splitlines()[1:]]
+    judged: dict[str, dict[str, int]] = {}
+    for query, document, grade in rows:
+        judged.setdefault(query, {})[document] = int(grade)
+    figures = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(run)
+    assert sum(one["recip_rank"] for one in figures.values()) / len(run) == pytest.approx(report["mrr"].value())
+
+
+def test_the_baseline_writes_one_too(tmp_path):
+    out = tmp_path / "answers.txt"
+    EvalModel.main(model="poly_agents/tfidf", **told("mutual", out, "mutual"))
+    assert [line.split("\t")[0] for line in out.read_text().splitlines()] == ["test_1", "test_2", "test_10"]
+    assert all(sorted(line.split("\t")[1:]) == list("ABCD") for line in out.read_text().splitlines())
+
+
+def test_two_processes_write_one_file_in_the_order_of_the_examples(trained, tmp_path):
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    EvalModel.main(model_file=trained["bi"], **told("mutual", alone, "mutual"))
+    MultiProcessEval.main(model_file=trained["bi"], distributed_world_size=2, **told("mutual", both, "mutual"))
+    assert both.read_text() == alone.read_text()
+
+
+def test_what_has_no_ids_is_refused_with_the_way_out(trained, data, tmp_path, options):
+    with pytest.raises(ValueError, match=r"an example of .* has no id that a leaderboard knows; --ranks-file"):
+        evaluate(trained["bi"], data, submission=str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(ValueError, match="--submission is of an evaluation"):
+        make(options, "bi", submission="x")
