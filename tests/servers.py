@@ -135,7 +135,9 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def commit(files: dict[str, bytes]) -> str:
-    return hashlib.sha1(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
+    return hashlib.sha1(
+        repr(sorted((name, len(data), data[-64:]) for name, data in files.items())).encode()
+    ).hexdigest()
 
 
 def blob(name: str, data: bytes) -> str:

@@ -139,16 +139,16 @@ class Archive:
         if not (content / self.inside / "model").is_file():
             raise DownloadError(f"{file.url} holds no {Path(self.inside, 'model')}; what it holds is in {content}")
         for path in (content / self.inside).iterdir():
-            if path.is_file() and path.name != "model.opt":
+            if path.is_file():
                 link(path, folder / path.name)
-        # Options of the paper's models, for those that were published without; their agent is ours from now on.
-        own = content / self.inside / "model.opt"
+        opt = folder / "model.opt"
+        if not opt.is_file():  # those to start from may be without
+            write_text(opt, json.dumps({"model": f"transformer/{agent}encoder", **options}, indent=1))
         try:
-            told = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-        except ValueError as error:
-            raise DownloadError(f"{own} is not JSON ({error}); older forms can run code and are not read") from error
-        opt = {**options, **told, "model": f"poly_agents/{agent}"}
-        write_text(folder / "model.opt", json.dumps(opt, indent=1))
+            json.loads(opt.read_text(encoding="utf-8"))
+        except ValueError as error:  # ParlAI would go on to unpickle it
+            opt.unlink()
+            raise DownloadError(f"{content / self.inside / opt.name} is not JSON; older forms can run code") from error
         return {"url": file.url}
 
 
@@ -212,7 +212,7 @@ def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder
             f"{name} has no weights for {', '.join(random)} of -m poly_agents/{agent}; it is one to start from: "
             f"train_model -m poly_agents/{agent} --backbone {name}"
         )
-    ranker.options = dataclasses.replace(told, backbone=name)  # a name means the same on every machine
+    ranker.options = dataclasses.replace(ranker.options, backbone=name)  # a name means the same on every machine
     text, label = DEFAULTS["text_truncate"], DEFAULTS["label_truncate"]
     text -= max(0, ranker.span(text, label) - ranker.context_encoder.positions)
     textranker.TextRanker(ranker, tokenizer, text, label).save(str(folder / "model"))
