@@ -135,6 +135,7 @@ HUB = {
         91,
         f"6 semantic search sets 49.5 {SBERT}",
         MEAN,
+        EQUAL,
     ),
     "all-mpnet-base-v2": Entry(
         "bi",
@@ -144,6 +145,7 @@ HUB = {
         438,
         f"6 semantic search sets 57.0 {SBERT}",
         MEAN,
+        EQUAL,
     ),
     "multi-qa-MiniLM-L6-cos-v1": Entry(
         "bi",
@@ -180,6 +182,7 @@ HUB = {
         67,
         "MTEB retrieval 49.5 (its card)",
         MEAN,
+        EQUAL,
     ),
     "ms-marco-TinyBERT-L2-v2": Entry(
         "cross",
