@@ -220,6 +220,7 @@ def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder
 
 def link(path: Path, to: Path) -> None:
     """The same file under another name; a copy where the disk cannot do that."""
+    to.unlink(missing_ok=True)  # of an attempt that failed
     try:
         os.link(path, to)
     except OSError:
