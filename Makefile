@@ -3,7 +3,7 @@ PARLAI := parlai==1.7.2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo chat test bench rankers
+.PHONY: help install demo chat test bench rankers zoo
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,3 +34,6 @@ bench: install  ## speed: against ParlAI and sentence-transformers, and with up 
 
 rankers: install  ## the table of rankers in the README, in about two hours on 2 cores
 	$(BIN)/python benchmarks/rankers.py
+
+zoo: install  ## train the models of zoo/ that are this project's own, prepare them for publishing; 40 minutes on 2 cores
+	$(BIN)/python -m poly_agents.zoo.train

@@ -54,6 +54,7 @@ setup(
         "poly_agents._parlai.agents.poly_agents",
         "poly_agents._parlai.scripts",
         "poly_agents._parlai.tasks.poly_agents",
+        "poly_agents._parlai.zoo.poly_agents",
         "poly_agents.tasks",
         "poly_agents.zoo",
     ],

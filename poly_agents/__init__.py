@@ -14,7 +14,8 @@ def load(model_file: str, precision: str = "auto"):
         >>> model = poly_agents.load("models/poly/model")       # doctest: +SKIP
         >>> model.rank("how are you?", ["fine, and you?", "it is blue"])  # doctest: +SKIP
 
-    `model_file` is what was given to ParlAI as `-mf`. See `poly_agents.textranker.TextRanker` for what comes back.
+    `model_file` is what was given to ParlAI as `-mf`, `zoo:poly_agents/NAME/model` too. See
+    `poly_agents.textranker.TextRanker` for what comes back.
     """
     from poly_agents.textranker import TextRanker
 

@@ -13,6 +13,7 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
 ALIASES = "parlai.agents.poly_agents."
+CHECKPOINTS = "parlai.zoo.poly_agents."
 EXTENDED = ("parlai.agents", "parlai.tasks", "parlai.zoo", "parlai.scripts", "parlai.mutators")
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_parlai")
 
@@ -120,6 +121,30 @@ class AliasLoader:
         module.__dict__.update({k: v for k, v in vars(real).items() if not k.startswith("__")})
 
 
+class CheckpointLoader:
+    """Loads `parlai.zoo.poly_agents.NAME`, which ParlAI asks for `zoo:poly_agents/NAME/model`: it can only download."""
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        def download(datapath):
+            from poly_agents import zoo
+            from poly_agents.download import DownloadError
+
+            name = module.__name__.removeprefix(CHECKPOINTS)
+            if name == "build":  # what ParlAI makes of an address of two parts
+                raise ValueError("a checkpoint is given as zoo:poly_agents/NAME/model; `parlai poly_zoo` lists them")
+            if name.startswith("hub."):
+                name = name.replace(".", "/", 2)  # a repository's name may have further dots
+            try:
+                zoo.fetch(name, datapath)
+            except ImportError as error:  # ParlAI would take it for a name that is not known
+                raise DownloadError(f"{name} cannot be made: {error}") from error
+
+        module.download = download
+
+
 class MendingLoader:
     """ParlAI's own loader, then the module's mend."""
 
@@ -143,6 +168,8 @@ class PluginFinder:
             return None
         if name.startswith(ALIASES):
             return ModuleSpec(name, AliasLoader())
+        if name.startswith(CHECKPOINTS):
+            return ModuleSpec(name, CheckpointLoader(), is_package=True)  # a name with a dot is asked for part by part
         if name not in MENDS and name not in EXTENDED:
             return None
         spec = PathFinder.find_spec(name, path, target)

@@ -43,7 +43,13 @@ class TextRanker:
 
     @classmethod
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
-        """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else."""
+        """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else.
+
+        `zoo:poly_agents/NAME/model` is fetched first.
+        """
+        from poly_agents import zoo
+
+        model_file = zoo.local(model_file)
         tokenizer = Tokenizer.load(f"{model_file}.dict")
         saved = checkpoint.read(model_file)
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,16 +2,13 @@
 
 import hashlib
 import io
-import re
 import stat
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,71 +16,13 @@ import pytest
 from poly_agents import download
 from poly_agents.archives import unpack
 from poly_agents.download import Download, DownloadError, Elsewhere, fetch, find
-
-DATA = bytes(i * i % 251 for i in range(100_003))
-DIGEST = hashlib.sha256(DATA).hexdigest()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """`/data` and its ill-behaved kin; what was asked for is kept in `server.asked`."""
-
-    def do_GET(self):
-        server, kind = self.server, self.path.strip("/")
-        server.asked.append((kind, self.headers.get("Range")))
-        if kind == "moved":
-            self.send_response(302)
-            self.send_header("Location", "/data")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if kind in ("gone", "forbidden"):
-            self.send_error({"gone": 404, "forbidden": 403}[kind])
-            return
-        if kind == "busy" and len(server.asked) < 3:
-            self.send_error(503)
-            return
-        data, start = server.data, 0
-        span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        same = self.headers.get("If-Range") in (None, server.etag)
-        if span and same and kind != "rangeless":
-            start = int(span[1])
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Type", "text/html" if kind == "page" else "application/octet-stream")
-        self.send_header("Content-Length", str(len(data) - start))
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        self.end_headers()
-        most = len(data)
-        if kind in ("breaks", "rangeless") and len(server.asked) <= server.breaks:
-            most = start + 30_011
-        if kind == "short":  # always says more than it sends
-            most = 40_009
-        if kind == "slow":
-            for at in range(start, len(data), 5000):
-                self.wfile.write(data[at : at + 5000])
-                self.wfile.flush()
-                time.sleep(server.pause)
-            return
-        self.wfile.write(data[start : max(start, most)])
-        self.close_connection = True
-
-    def log_message(self, *arguments):
-        pass
+from tests.servers import DATA, DIGEST, Files, serving
 
 
 @pytest.fixture
 def server():
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.asked, found.data, found.breaks, found.etag, found.pause = [], DATA, 1, '"one"', 0.02
-    found.url = f"http://127.0.0.1:{found.server_port}"
-    found.handle_error = lambda *arguments: None  # a client that hangs up is what is tested
-    threading.Thread(target=found.serve_forever, args=[0.01], daemon=True).start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    with serving(Files, data=DATA, files={}, breaks=1, etag='"one"', pause=0.02) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

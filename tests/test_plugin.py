@@ -91,6 +91,7 @@ def test_every_kind_of_install_trains_evaluates_and_uninstalls(installed, tiny):
     assert (installed.folder / "models/model.opt").exists()
     out = installed.parlai("eval_model", "-mf", "models/model", "-t", "poly_agents:chitchat", "-ne", "4", "-bs", "2")
     assert "hits@1" in out
+    assert installed.run("-c", "from parlai.zoo.poly_agents.minilm import download; print(download.__name__)")
     assert (installed.packages / "poly_agents.pth").exists()
     installed.pip("uninstall", "-y", "poly_agents")
     assert not (installed.packages / "poly_agents.pth").exists()
