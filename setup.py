@@ -64,6 +64,7 @@ setup(
         "torch>=2.7",  # the models
         "transformers>=5.0",  # pretrained encoders and their tokenisers
         "tokenizers>=0.22",  # text to ids in bulk
+        "huggingface_hub>=1.0",  # the zoo's checkpoints from the hub
         "safetensors>=0.5",  # model files that cannot run code
         "numpy>=2.0",  # ParlAI's metrics
         "tqdm>=4.60",  # progress bars

@@ -81,7 +81,7 @@ def measure(job: Job, ranker: str, data: str, seconds: float, examples: int, fol
     inline = "-cands inline" if job.inline else ""
     parlai(
         f"train_model -m poly_agents/{ranker} {data} -mf {folder}/{ranker} {size} {inline} --text-truncate {text} "
-        f"--label-truncate {label} --max-train-time {seconds} --num-epochs 1000 --validation-every-n-epochs -1 "
+        f"--label-truncate {label} --max-train-time {seconds} --warmup-updates 20 --validation-every-n-epochs -1 "
         f"--validation-max-exs 16 --short-final-eval true --ignore-bad-candidates true --loglevel warn {SPARE}"
     )
     return evaluate(job, f"-mf {folder}/{ranker}", data, examples, folder)
