@@ -9,8 +9,10 @@ folder says what the other library does not know: how turns are joined, what is 
 """
 
 import copy
+import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from poly_agents.textranker import TextRanker
 from poly_agents.tokenizer import Tokenizer
 
 ACTIVATIONS = {ours: theirs for theirs, ours in sentence.ACTIVATIONS.items()}
+IDENTITY = ACTIVATIONS["identity"]
 POOLINGS = {ours: theirs for theirs, ours in sentence.POOLINGS.items()}
 TURNS = "a\nb"  # two turns
 FORMATS = "sentence-transformers", "huggingface", *graphs.WRITERS
@@ -62,6 +65,8 @@ def write_bi(model: TextRanker, to: str, folder: Path) -> None:
     options, ranker = model.ranker.options, model.ranker
     if to == "sentence-transformers" and options.reduction not in POOLINGS:
         raise ValueError(f"sentence-transformers has no pooling for --reduction {options.reduction}; take --to onnx")
+    if to == "huggingface" and options.bi_dense:
+        raise ValueError("AutoModel has no dense layer after its states; take --to sentence-transformers, or onnx")
 
     def write(encoder: Backbone, folder: Path) -> None:
         prompt = max(len(ranker.frame.context_prompt), len(ranker.frame.candidate_prompt))
@@ -71,8 +76,7 @@ def write_bi(model: TextRanker, to: str, folder: Path) -> None:
             write_modules(model, encoder, folder, length)
             how = "`SentenceTransformer(folder)`: `encode_query` for contexts, `encode_document` for candidates. "
         else:
-            how = f"`AutoModel.from_pretrained(folder)`; a vector is the `{options.reduction}` of the last states"
-            how += ", then `2_Dense`. " if options.bi_dense else ". "
+            how = f"`AutoModel.from_pretrained(folder)`; a vector is the `{options.reduction}` of the last states. "
         how += score_of_bi(options)
         write_readme(model, folder, turns, how)
 
@@ -93,23 +97,22 @@ def score_of_bi(options) -> str:
 def write_modules(model: TextRanker, encoder: Backbone, folder: Path, length: int) -> None:
     """What sentence-transformers does after the encoder."""
     options = model.ranker.options
-    mode = POOLINGS[options.reduction]
-    pooling = {"word_embedding_dimension": encoder.width, "include_prompt": True}
-    pooling |= {flag: name == mode for flag, name in sentence.EARLIER.items()}
-    modules: list[tuple[str, dict[str, Any] | None]] = [("Transformer", None), ("Pooling", pooling)]
+    modules = [("Transformer", None), ("Pooling", pooling(encoder.width, options.reduction))]
     if options.bi_dense:
         modules.append(("Dense", dense(encoder.width, options.bi_dense, True, ACTIVATIONS[options.bi_activation])))
         write_linear(model.ranker.dense[0], folder / "2_Dense")
     if options.bi_cosine:
         modules.append(("Normalize", {}))
-    write_list(folder, [(f"sentence_transformers.models.{kind}", settings) for kind, settings in modules])
-    write_json(folder / "sentence_bert_config.json", transformer(length))
+    write_list(folder, modules)
+    write_json(folder / "sentence_bert_config.json", transformer(encoder, length))
     general = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine" if options.bi_cosine else "dot"}
     write_json(folder / "config_sentence_transformers.json", general | {"prompts": prompts(model)})
 
 
-def transformer(length: int) -> dict[str, Any]:
-    return {"max_seq_length": length, "do_lower_case": False}
+def transformer(encoder: Backbone, length: int) -> dict[str, Any]:
+    poolers = "add_pooling_layer" in inspect.signature(type(encoder.model)).parameters  # none is read, so none is made
+    model = {"model_args": {"add_pooling_layer": False}} if poolers else {}
+    return {"max_seq_length": length, "do_lower_case": False} | model
 
 
 def prompts(model: TextRanker) -> dict[str, str]:
@@ -121,6 +124,11 @@ def prompts(model: TextRanker) -> dict[str, str]:
             raise ValueError(f"tokenised with a text after it the prompt {text!r} becomes another one; take --to onnx")
         found[side] = parted[0]
     return found
+
+
+def pooling(width: int, reduction: str) -> dict[str, Any]:
+    modes = {flag: name == POOLINGS[reduction] for flag, name in sentence.EARLIER.items()}
+    return {"word_embedding_dimension": width, "include_prompt": True} | modes
 
 
 def dense(width: int, out: int, bias: bool, activation: str) -> dict[str, Any]:
@@ -138,7 +146,8 @@ def write_list(folder: Path, modules: list[tuple[str, dict[str, Any] | None]]) -
     listed = []
     for number, (kind, settings) in enumerate(modules):
         path = "" if settings is None else f"{number}_{kind.rpartition('.')[2]}"
-        listed.append({"idx": number, "name": str(number), "path": path, "type": kind})
+        full = kind if "." in kind else f"sentence_transformers.models.{kind}"
+        listed.append({"idx": number, "name": str(number), "path": path, "type": full})
         if settings:
             (folder / path).mkdir(exist_ok=True)
             write_json(folder / path / "config.json", settings)
@@ -149,44 +158,61 @@ def write_list(folder: Path, modules: list[tuple[str, dict[str, Any] | None]]) -
 
 
 def write_cross(model: TextRanker, to: str, folder: Path) -> None:
-    """A folder that `CrossEncoder` and `AutoModelForSequenceClassification` open."""
+    """A folder that `CrossEncoder`, and mostly `AutoModelForSequenceClassification`, opens."""
+    ranker, encoder = model.ranker, model.ranker.context_encoder
+    if to == "sentence-transformers" and ranker.options.cross_head == "linear":
+        opens, fill = "`CrossEncoder(folder)` of sentence-transformers 6", partial(write_linear_head, model)
+    else:
+        opens = "`CrossEncoder(folder)`, or `AutoModelForSequenceClassification.from_pretrained(folder)`"
+        fill = classifier(model, to).save_pretrained
+
+    def write(beside: Path) -> None:
+        fill(beside)
+        length = longest(encoder, ranker.span(model.text_truncate, model.label_truncate))
+        turns = write_tokenizer(model.tokenizer, encoder, beside, length)
+        how = f"{opens}, for pairs of a context and a candidate; a score is the one logit."
+        write_readme(model, beside, turns, how)
+
+    files.new_folder(folder, write)
+
+
+def write_linear_head(model: TextRanker, folder: Path) -> None:
+    """A linear head, which no family's classifier has, as modules of sentence-transformers."""
+    encoder = model.ranker.context_encoder
+    encoder.model.save_pretrained(folder)
+    write_linear(model.ranker.head[0], folder / "2_Dense")
+    head = dense(encoder.width, 1, True, IDENTITY) | {"module_output_name": "scores"}
+    write_list(folder, [("Transformer", None), ("Pooling", pooling(encoder.width, "first")), ("Dense", head)])
+    length = longest(encoder, model.ranker.span(model.text_truncate, model.label_truncate))
+    task = {"transformer_task": "feature-extraction"}
+    write_json(folder / "sentence_bert_config.json", transformer(encoder, length) | task)
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": IDENTITY})
+
+
+def classifier(model: TextRanker, to: str) -> nn.Module:
+    """The family's own classifier, with the model's weights."""
     from transformers import AutoModelForSequenceClassification
 
     ranker, encoder, kind = model.ranker, model.ranker.context_encoder, model.ranker.options.cross_head
     config = copy.deepcopy(encoder.model.config)
     config.num_labels = 1
-    # CrossEncoder would put a sigmoid over the score
-    config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    config.sentence_transformers = {"activation_fn": IDENTITY}  # in the place of a sigmoid
     if config.model_type == "modernbert":
         config.classifier_bias = True
         config.classifier_pooling = "mean" if kind == "normed-mean" else "cls"
     if heads.of(config.to_dict()) != kind:
         raise ValueError(
             f"the {config.model_type} classifier of {to} has --cross-head {heads.of(config.to_dict())}, this model has "
-            f"{kind}: train with that one; --to onnx and --to torch-export take any"
+            f"{kind}: train with that one; --to sentence-transformers takes linear too, --to onnx any"
         )
-    classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    lacking, unknown = classifier.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
+    made = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    lacking, unknown = made.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
     if unknown or any(not name.startswith("pooler.") for name in lacking):
-        raise ValueError(f"the encoder does not fit {type(classifier).__name__}, first {[*unknown, *lacking][0]!r}")
+        raise ValueError(f"the encoder does not fit {type(made).__name__}, first {[*unknown, *lacking][0]!r}")
     names = heads.CLASSIFIERS[config.model_type][1]
     for name, number in zip(names, heads.layers(kind), strict=True):
-        classifier.get_submodule(name).load_state_dict(ranker.head[number].state_dict())
-
-    def write(beside: Path) -> None:
-        classifier.save_pretrained(beside)
-        length = longest(encoder, ranker.span(model.text_truncate, model.label_truncate))
-        turns = write_tokenizer(model.tokenizer, encoder, beside, length)
-        opens = (
-            "`CrossEncoder(folder)`"
-            if to == "sentence-transformers"
-            else ("`AutoModelForSequenceClassification.from_pretrained(folder)`")
-        )
-        write_readme(
-            model, beside, turns, f"{opens}, for pairs of a context and a candidate; a score is the one logit."
-        )
-
-    files.new_folder(folder, write)
+        made.get_submodule(name).load_state_dict(ranker.head[number].state_dict())
+    return made
 
 
 # --- a vector for every token ---------------------------------------------------------------------------------------
@@ -210,12 +236,10 @@ def write_late(model: TextRanker, to: str, folder: Path) -> None:
 
     def write(beside: Path) -> None:
         turns = write_encoder(model.tokenizer, encoder, beside, max(lengths.values()))
-        projection = dense(encoder.width, options.late_width, False, ACTIVATIONS["identity"])
+        projection = dense(encoder.width, options.late_width, False, IDENTITY)
         write_linear(ranker.project, beside / "1_Dense")
-        write_list(
-            beside, [("sentence_transformers.models.Transformer", None), ("pylate.models.Dense.Dense", projection)]
-        )
-        write_json(beside / "sentence_bert_config.json", transformer(max(lengths.values())))
+        write_list(beside, [("Transformer", None), ("pylate.models.Dense.Dense", projection)])
+        write_json(beside / "sentence_bert_config.json", transformer(encoder, max(lengths.values())))
         write_json(beside / "config_sentence_transformers.json", general)
         how = "`MultiVectorEncoder(folder)`, or PyLate's `ColBERT(folder)`: `encode_query` for contexts, "
         how += "`encode_document` for candidates. A score is MaxSim"

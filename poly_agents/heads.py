@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from poly_agents import pretrained
+from poly_agents import pretrained, sentence
 from poly_agents.ranker import Found
 
 BETWEEN = {
@@ -65,6 +65,9 @@ def find(given: str | None, source: str) -> Found:
     Raises ValueError for a classifier of several classes, and for one whose head is not known.
     """
     nothing = Found({}, {})
+    modules = sentence.read(source)
+    if modules and modules[-1].settings.get("module_output_name") == "scores":
+        return find_linear(source, modules) if given in (None, "linear") else nothing
     config = {} if Path(source).is_file() else pretrained.settings(source, "config.json")
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith("ForSequenceClassification"):
@@ -88,3 +91,15 @@ def find(given: str | None, source: str) -> Found:
     weights = pretrained.linear(source, parts)
     weights.pop("head.2.bias", None) if kind.startswith("normed") else None
     return Found({"cross_head": kind}, weights)
+
+
+def find_linear(source: str, modules: list[sentence.Module]) -> Found:
+    """W alone, which sentence-transformers has as modules: the first state, then a dense layer to one score."""
+    kinds, dense = [module.kind for module in modules], modules[-1].settings
+    first = kinds == ["Transformer", "Pooling", "Dense"] and sentence.reduction(modules[1].settings, source) == "first"
+    if not first or dense["out_features"] != 1 or sentence.ACTIVATIONS.get(dense["activation_function"]) != "identity":
+        raise ValueError(
+            f"{source} makes its score by {', '.join(kinds)}; cross takes one linear map of the first state: give "
+            "--cross-head to train a new head on its encoder"
+        )
+    return Found({"cross_head": "linear"}, pretrained.linear(source, {"linear": "head.0"}, modules[-1].folder))

@@ -6,6 +6,7 @@ import sys
 import onnxruntime
 import pytest
 import torch
+from parlai.core.script import superscript_main
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -95,8 +96,11 @@ PAIRS = [(context, text) for context in CONTEXTS for text in CANDIDATES]
 OWN = {"bert": "pooled", "roberta": "pooled", "mpnet": "pooled", "electra": "gelu", "distilbert": "relu"}
 
 
-@pytest.mark.parametrize(("family", "head"), [*OWN.items(), ("modernbert", "normed"), ("modernbert", "normed-mean")])
-def test_sentence_transformers_and_transformers_open_a_cross_encoder(encoders, family, head, tmp_path):
+OTHER = [("modernbert", "normed"), ("modernbert", "normed-mean"), ("bert", "linear"), ("roberta", "linear")]
+
+
+@pytest.mark.parametrize(("family", "head"), [*OWN.items(), *OTHER])
+def test_sentence_transformers_opens_a_cross_encoder_and_it_comes_back(encoders, family, head, tmp_path):
     model = shaken("cross", encoders[family], cross_head=head)
     export(model, "sentence-transformers", tmp_path / "out")
     predicted = CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS)
@@ -221,6 +225,7 @@ def test_a_process_without_poly_agents_loads_the_graphs_of_pytorch(one_layer, tm
         ("poly", {}, "sentence-transformers", "has no format for poly, only for bi, cross, late; --to onnx"),
         ("late", {}, "huggingface", "huggingface has no format for late, only for bi, cross"),
         ("mix", {}, "onnx", "MixRanker runs layers in its own way"),
+        ("bi", {"bi_dense": 11}, "huggingface", "AutoModel has no dense layer after its states; take --to sentence"),
         ("bi", {"reduction": "first-m"}, "sentence-transformers", "no pooling for --reduction first-m; take --to onnx"),
         ("cross", {"cross_head": "linear"}, "huggingface", "has --cross-head pooled, this model has linear: train"),
         ("late", {"share_encoders": False}, "sentence-transformers", "one encoder for both sides, this model has one"),
@@ -244,11 +249,8 @@ def test_lower_precision_and_a_full_folder_are_refused(tiny, tmp_path):
 
 
 def test_the_command_writes_a_folder_and_says_what(trained, tmp_path, capsys):
-    from parlai.core.script import SCRIPT_REGISTRY, setup_script_registry
-
-    setup_script_registry()
-    command = SCRIPT_REGISTRY["poly_export"].klass
-    command.main(model_file=trained["bi"], to="sentence-transformers", out=str(tmp_path / "out"))
+    command = ["poly_export", "-mf", trained["bi"], "--to", "sentence-transformers", "--out", str(tmp_path / "out")]
+    superscript_main(command)
     said = capsys.readouterr().out
     assert str(tmp_path / "out" / "model.safetensors") in said
     readme = (tmp_path / "out" / "README.md").read_text()

@@ -237,6 +237,13 @@ def test_a_head_that_is_not_known_is_refused(encoders, tmp_path):
         TextRanker.start("cross", backbone=folder, **PLAIN)
 
 
+def test_a_head_of_modules_that_is_more_than_linear_is_refused(tiny, tmp_path):
+    _, folder = write(tmp_path, tiny, Dense(26, 1, module_output_name="scores"), pooling="cls")
+    with pytest.raises(ValueError, match="makes its score by Transformer, Pooling, Dense; cross takes one linear map"):
+        TextRanker.start("cross", backbone=folder, **PLAIN)
+    assert TextRanker.start("cross", backbone=folder, cross_head="pooled", **PLAIN)
+
+
 # --- late -----------------------------------------------------------------------------------------------------------
 
 
