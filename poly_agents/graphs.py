@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from poly_agents.backbone import Backbone
+from poly_agents.backbone import Backbone, shallow
 from poly_agents.ranker import Ranker, TokenStates, Views
 
 
@@ -35,7 +35,7 @@ class States(nn.Module):
     def __init__(self, ranker: Ranker, encoder: Backbone, name: str, masked: bool):
         super().__init__()
         self.model = encoder.model
-        self.ranker = ranker
+        self.ranker = without_encoders(ranker)
         self.name = name
         self.masked = masked
 
@@ -52,7 +52,7 @@ class Score(nn.Module):
 
     def __init__(self, ranker: Ranker):
         super().__init__()
-        self.ranker = ranker
+        self.ranker = without_encoders(ranker)
 
     def forward(self, views: Tensor, vectors: Tensor, view_mask=None, vector_mask=None):
         prepared = Views(views, None if view_mask is None else view_mask.bool())
@@ -60,6 +60,13 @@ class Score(nn.Module):
         if vector_mask is not None:
             kept = TokenStates(kept, vector_mask.bool().unsqueeze(0))
         return (self.ranker.match(prepared, kept),)
+
+
+def without_encoders(ranker: Ranker) -> nn.Module:
+    """What a ranker has besides: a graph's file holds every weight of its module, used or not."""
+    twin = shallow(ranker)
+    del twin._modules["context_encoder"], twin._modules["candidate_encoder"]
+    return twin
 
 
 def of(ranker: Ranker) -> dict[str, Graph]:

@@ -210,6 +210,10 @@ def test_a_process_without_poly_agents_loads_the_graphs_of_pytorch(one_layer, tm
     model, folder = shaken("late", one_layer, late_width=7), tmp_path / "out"
     written = export(model, "torch-export", folder)
     assert {path.name for path in written} >= {"candidate.pt2", "context.pt2", "score.pt2", "README.md", "graphs.json"}
+    sizes = {path.name: path.stat().st_size for path in written}
+    assert sizes["score.pt2"] < sizes["context.pt2"] - 4 * sum(
+        x.numel() for x in model.ranker.context_encoder.parameters()
+    )
     inputs = {"context": encoded(folder, CONTEXTS), "candidate": encoded(folder, CANDIDATES)}
     torch.save(inputs, tmp_path / "given")
     subprocess.run([sys.executable, "-c", ALONE, folder, tmp_path / "given"], check=True)
