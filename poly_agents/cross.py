@@ -43,7 +43,7 @@ class CrossRanker(Ranker):
 
     @classmethod
     def find(cls, options, source, tokenizer):
-        return heads.find(options.cross_head, source)
+        return heads.find(options.cross_head, source, tokenizer)
 
     @classmethod
     def caches(cls, options):

@@ -15,6 +15,7 @@ from torch import nn
 
 from poly_agents import pretrained, sentence
 from poly_agents.ranker import Found
+from poly_agents.tokenizer import Tokenizer
 
 BETWEEN = {
     "linear": lambda width: [],
@@ -59,13 +60,13 @@ def of(config: dict[str, Any]) -> str | None:
     return kind if kind and config.get("pooler_hidden_act", "gelu") == "gelu" else None
 
 
-def find(given: str | None, source: str) -> Found:
+def find(given: str | None, source: str, tokenizer: Tokenizer) -> Found:
     """What `cross` takes over of a cross-encoder: its head. Nothing from a plain encoder, or where another is `given`.
 
     Raises ValueError for a classifier of several classes, and for one whose head is not known.
     """
     nothing = Found({}, {})
-    modules = sentence.read(source)
+    modules = sentence.read(source, tokenizer)
     if modules and modules[-1].settings.get("module_output_name") == "scores":
         return find_linear(source, modules) if given in (None, "linear") else nothing
     config = {} if Path(source).is_file() else pretrained.settings(source, "config.json")
@@ -89,7 +90,8 @@ def find(given: str | None, source: str) -> Found:
     names = CLASSIFIERS[config["model_type"]][1]
     parts = dict(zip(names, (f"head.{number}" for number in layers(kind)), strict=True))
     weights = pretrained.linear(source, parts)
-    weights.pop("head.2.bias", None) if kind.startswith("normed") else None
+    if kind.startswith("normed"):
+        del weights["head.2.bias"]  # its norm has none
     return Found({"cross_head": kind}, weights)
 
 

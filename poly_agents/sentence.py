@@ -38,7 +38,7 @@ def vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
 
     Raises ValueError for what it cannot do, and for prompts that cannot be tokenised apart from the text.
     """
-    modules = read(source)
+    modules = read(source, tokenizer)
     if not modules:
         return NOTHING
     kinds = [module.kind for module in modules]
@@ -80,7 +80,7 @@ def token_vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
         known |= prompts({"prompts": dict(zip(("query", "document"), marks, strict=True))}, options, source, tokenizer)
         weight = pretrained.linear(source, {"linear": "project"})["project.weight"]
     else:
-        modules = read(source)
+        modules = read(source, tokenizer)
         kinds = [module.kind for module in modules]
         if "Dense" not in kinds or "Pooling" in kinds:
             return NOTHING
@@ -105,7 +105,7 @@ def token_vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
     return Found(known | {"late_width": len(weight)}, {"project.weight": weight})
 
 
-def read(source: str) -> list[Module]:
+def read(source: str, tokenizer: Tokenizer) -> list[Module]:
     """The modules of a folder of sentence-transformers, in turn; none for any other."""
     found = [] if Path(source).is_file() else pretrained.settings(source, "modules.json") or []
     modules = []
@@ -114,7 +114,8 @@ def read(source: str) -> list[Module]:
         if kind == "Transformer" and folder:
             raise ValueError(f"{source} keeps its encoder in {folder}/: copy the files there to the top of the folder")
         modules.append(Module(kind, folder, pretrained.settings(source, f"{folder}/config.json") if folder else {}))
-    if modules and pretrained.settings(source, "sentence_bert_config.json").get("do_lower_case"):
+    lowers = modules and pretrained.settings(source, "sentence_bert_config.json").get("do_lower_case")
+    if lowers and not tokenizer.lowercases:
         raise ValueError(f"{source} lowercases before its tokeniser does; write that into its tokenizer.json")
     return modules
 

@@ -89,6 +89,12 @@ class Tokenizer:
             return True
         return self.mark(prompt) is not None and self.ids(prompt) != [self.mark(prompt)]
 
+    @property
+    def lowercases(self) -> bool:
+        """Whether it makes no difference between capitals and small letters."""
+        normalizer = self.backend.normalizer
+        return normalizer is not None and normalizer.normalize_str("A") == "a"
+
     def mark(self, prompt: str) -> int | None:
         """The id of a prompt that is an entry of the vocabulary."""
         found = (self.backend.token_to_id(each) for each in (prompt, prompt.strip()))

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import poly_agents
+from poly_agents import zoo
 from poly_agents.textranker import TextRanker
 from tests.conftest import make, make_encoder
 
@@ -235,6 +236,12 @@ def test_a_head_that_is_not_known_is_refused(encoders, tmp_path):
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"relu"', '"gelu"'))
     with pytest.raises(ValueError, match=r"lacks the weights of head\.dense"):
         TextRanker.start("cross", backbone=folder, **PLAIN)
+
+
+def test_lowercasing_that_the_tokeniser_does_anyway_is_no_obstacle(tmp_path):
+    shutil.copytree(zoo.backbone("minilm"), tmp_path / "model")
+    (tmp_path / "model" / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": true}')
+    assert TextRanker.start("bi", backbone=str(tmp_path / "model"), **PLAIN).ranker.options.reduction == "mean"
 
 
 def test_a_head_of_modules_that_is_more_than_linear_is_refused(tiny, tmp_path):
