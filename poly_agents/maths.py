@@ -79,11 +79,14 @@ def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: T
     >>> maxsim(context, torch.tensor([[True, True]]), candidate, torch.tensor([[[True, True]]]))  # 5 + 8
     tensor([[13.]])
     """
-    rows = len(contexts), contexts.shape[1]
+    rows = contexts.shape[:2]
     keys = contexts.flatten(0, 1).unsqueeze(0) if len(candidates) == 1 else contexts  # [1, B * L, D] or [B, L, D]
-    size = max(1, PRODUCTS // (rows[0] * rows[1] * candidates.shape[2]))
-    slices = zip(candidates.split(size, 1), candidate_mask.split(size, 1), strict=True)
-    best = torch.cat([_best(keys, *part) for part in slices], 1)  # [1, C, B * L] or [B, C, L]
+    if torch.compiler.is_exporting():  # a graph knows no sizes to slice by
+        best = _best(keys, candidates, candidate_mask)
+    else:
+        size = max(1, PRODUCTS // (rows[0] * rows[1] * candidates.shape[2]))
+        slices = zip(candidates.split(size, 1), candidate_mask.split(size, 1), strict=True)
+        best = torch.cat([_best(keys, *part) for part in slices], 1)  # [1, C, B * L] or [B, C, L]
     if len(candidates) == 1:
         best = best.squeeze(0).unflatten(-1, rows).transpose(0, 1)  # [B, C, L]
     return best.masked_fill(~mask.unsqueeze(1), 0).sum(-1, dtype=torch.float32)

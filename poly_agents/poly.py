@@ -45,15 +45,19 @@ class PolyRanker(Ranker):
             self.codes = nn.Parameter(torch.randn(options.poly_codes, self.context_encoder.width) * 0.05)  # [K, D]
 
     def encode(self, candidates: Tokens) -> Tensor:
-        framed = self.frame.wrap(candidates)
-        return states(self.candidate_encoder, framed, self.options.reduce)  # [N, D]
+        framed = self.frame.wrap(candidates, self.frame.candidate_prompt)
+        return states(self.candidate_encoder, framed, self.vector)  # [N, D]
 
     def prepare(self, contexts: Tokens) -> Views:
-        framed = self.frame.wrap(contexts)
+        framed = self.frame.wrap(contexts, self.frame.context_prompt)
         return Views(states(self.context_encoder, framed, self.views), self.real_views(framed.mask))
 
     def match(self, prepared: Views, kept: Tensor) -> Tensor:
         return maths.poly(prepared.vectors, kept, prepared.mask)  # [B, C]
+
+    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Token states of candidates to what is kept of each: [N, L, D] -> [N, D]."""
+        return self.options.reduce(hidden, mask)
 
     def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """m views of the states [N, L, D] of each row: [N, K, D]. A short row's missing ones are repeats."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from tqdm import tqdm
 from poly_agents.backbone import PRECISIONS, Backbone, by_length, chain
 from poly_agents.options import Options, option
 from poly_agents.tokens import Frame, Tokens, pad
+
+if TYPE_CHECKING:
+    from poly_agents.tokenizer import Tokenizer
 
 ENCODE_ROWS = 1024  # candidates between two steps of the progress bar
 
@@ -36,6 +39,21 @@ class RankerOptions(Options):
     def embeddings_stay(self) -> bool:
         """Whether the word embeddings are left as they are."""
         return self.freeze_embeddings
+
+
+@dataclass(frozen=True)
+class PromptOptions(RankerOptions):
+    """Of systems whose pretrained encoders were taught with a text before each text."""
+
+    context_prompt: str = option(None, "a text before each context, never cut off ('query: ')", otherwise="")
+    candidate_prompt: str = option(None, "a text before each candidate, never cut off ('passage: ')", otherwise="")
+
+
+class Found(NamedTuple):
+    """What pretrained weights have for a system besides the encoder."""
+
+    options: dict[str, Any]  # for those that were left open
+    weights: dict[str, Tensor]  # by their names in the ranker
 
 
 class TokenStates(NamedTuple):
@@ -73,7 +91,7 @@ class Ranker(nn.Module, ABC):
 
     def __init__(self, options: RankerOptions, frame: Frame, build: Callable[[], Backbone]):
         super().__init__()
-        self.options = options
+        self.options = options = options.settle({})
         self.frame = frame
         self.context_encoder = build()
         self.candidate_encoder = self.context_encoder if options.share_encoders or self.joint else build()
@@ -88,13 +106,19 @@ class Ranker(nn.Module, ABC):
         return True
 
     @classmethod
+    def find(cls, options: RankerOptions, source: str, tokenizer: "Tokenizer") -> Found:
+        """What the pretrained weights in a folder (or by HuggingFace name) say of this system, and have for it."""
+        return Found({}, {})
+
+    @classmethod
     def start(cls, options: RankerOptions, encoder: Backbone) -> Backbone:
         """What a system changes of a pretrained encoder before anything is learnt."""
         return encoder
 
     def span(self, context: int, candidate: int) -> int:
         """How many of the encoder's positions are needed for texts of so many bare tokens."""
-        return self.frame.single_length + max(context, candidate)
+        frame = self.frame
+        return frame.single_length + max(len(frame.context_prompt) + context, len(frame.candidate_prompt) + candidate)
 
     @abstractmethod
     def encode(self, candidates: Tokens) -> Any:
@@ -149,6 +173,12 @@ class Ranker(nn.Module, ABC):
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
+
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Take over some weights, by their names."""
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                self.get_parameter(name).copy_(tensor)
 
     def lower_precision(self) -> None:
         """For inference alone: keep the encoders' weights in their compute type, so no run has to convert them."""

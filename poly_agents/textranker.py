@@ -42,6 +42,19 @@ class TextRanker:
         self.encoded: tuple[list[str], Any] = [], None  # the last candidates: a chat asks for the same ones every turn
 
     @classmethod
+    def start(cls, agent: str, text_truncate: int = 360, label_truncate: int = 72, **options: Any) -> "TextRanker":
+        """A ranker over pretrained weights, untrained but for them: `start("bi", backbone="intfloat/e5-small-v2")`."""
+        from poly_agents import zoo
+
+        kind = ranker_class(agent)
+        options = kind.Options(**options)
+        tokenizer = Tokenizer.pretrained(zoo.backbone(options.source))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        ranker = build(kind, options, tokenizer, None, device)
+        ranker.lower_precision()
+        return cls(ranker.to(device).eval(), tokenizer, text_truncate, label_truncate)
+
+    @classmethod
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
         """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else.
 
@@ -198,8 +211,13 @@ def build(kind: type[Ranker], options: RankerOptions, tokenizer: Tokenizer, conf
     """A ranker over a pretrained backbone, or over a blank one of a known configuration."""
     dtype = choose_dtype(options.precision, device)
     if config is not None:
-        return kind(options, tokenizer.frame, lambda: kind.Encoder.blank(config, dtype))
+        return kind(options, tokenizer.prompted(options), lambda: kind.Encoder.blank(config, dtype))
     from poly_agents import zoo
 
     source = zoo.backbone(options.source)
-    return kind(options, tokenizer.frame, lambda: kind.start(options, kind.Encoder.pretrained(source, dtype)))
+    found = kind.find(options, source, tokenizer)
+    options = options.settle(found.options)
+    start = lambda: kind.start(options, kind.Encoder.pretrained(source, dtype))  # noqa: E731
+    ranker = kind(options, tokenizer.prompted(options), start)
+    ranker.take(found.weights)
+    return ranker

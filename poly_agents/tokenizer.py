@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
 from poly_agents.files import write_text
+from poly_agents.options import Options
 from poly_agents.tokens import Frame, read_frame
 
 
@@ -70,6 +72,33 @@ class Tokenizer:
                 ids.extend(next(flat).ids)
             found.append(ids)
         return found
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """Ids of what stands before texts: a mark, which is an entry of the vocabulary ("[unused0]"), or any text."""
+        mark = self.mark(text)
+        return tuple(self.ids(text)) if mark is None else (mark,)
+
+    def prompted(self, options: Options) -> Frame:
+        """The frame, with the prompts of those systems that have any."""
+        given = {name: getattr(options, name, None) or "" for name in ("context_prompt", "candidate_prompt")}
+        return replace(self.frame, **{name: self.prompt(text) for name, text in given.items()})
+
+    def parts(self, prompt: str) -> bool:
+        """Whether a prompt and what follows it have the same ids tokenised together and apart, or it is a mark."""
+        if not prompt or self.ids(f"{prompt}a") == [*self.prompt(prompt), *self.ids("a")]:
+            return True
+        return self.mark(prompt) is not None and self.ids(prompt) != [self.mark(prompt)]
+
+    @property
+    def lowercases(self) -> bool:
+        """Whether it makes no difference between capitals and small letters."""
+        normalizer = self.backend.normalizer
+        return normalizer is not None and normalizer.normalize_str("A") == "a"
+
+    def mark(self, prompt: str) -> int | None:
+        """The id of a prompt that is an entry of the vocabulary."""
+        found = (self.backend.token_to_id(each) for each in (prompt, prompt.strip()))
+        return next((number for number in found if number is not None), None)
 
     def text(self, ids: Sequence[int]) -> str:
         """Ids back to text, as near as the vocabulary allows."""

@@ -78,6 +78,8 @@ class Frame:
     text_segment: int
     pair_segments: tuple[int, int]
     pad_id: int
+    context_prompt: tuple[int, ...] = ()  # what a system puts before each context that it wraps
+    candidate_prompt: tuple[int, ...] = ()
 
     @property
     def special(self) -> set[int]:
@@ -94,10 +96,10 @@ class Frame:
         """How many special tokens `join` adds."""
         return sum(len(piece.ids) for piece in self.pair)
 
-    def wrap(self, text: Tokens) -> Tokens:
-        """One bare text [..., L] -> [..., L'] as the encoder wants it."""
+    def wrap(self, text: Tokens, prompt: tuple[int, ...] = ()) -> Tokens:
+        """One bare text [..., L] -> [..., L'] as the encoder wants it, with a prompt before it."""
         before, after = self.single
-        return self._chain(before, (text, self.text_segment), after)
+        return self._chain(before, Piece(prompt, self.text_segment), (text, self.text_segment), after)
 
     def join(self, first: Tokens, second: Tokens) -> Tokens:
         """Two bare texts [..., L1] and [..., L2] -> one row [..., L'] each."""

@@ -151,9 +151,14 @@ def all_rankers() -> dict[str, type[Ranker]]:
 
 
 VARIANTS = {
-    "bi": [{}, {"bi_cosine": False, "reduction": "first"}, {"reduction": "first-m", "reduction_tokens": 3}],
+    "bi": [
+        {},
+        {"bi_cosine": False, "reduction": "first"},
+        {"reduction": "first-m", "reduction_tokens": 3},
+        {"reduction": "max", "bi_dense": 11},
+    ],
     "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
-    "cross": [{}, {"cross_head": "pooled"}],
+    "cross": [{}, {"cross_head": "pooled"}, {"cross_head": "normed-mean"}],
     "mix": [
         {"mix_vectors": 3, "mix_layers": "1,2"},
         {"mix_strategy": "codes", "mix_vectors": 2, "mix_cosine": True},

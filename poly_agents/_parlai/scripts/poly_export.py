@@ -1,0 +1,34 @@
+"""`parlai poly_export -mf MODEL --to FORMAT --out FOLDER`: a trained model as another library opens it."""
+
+from parlai.core.params import ParlaiParser
+from parlai.core.script import ParlaiScript, register_script
+
+DESCRIPTION = """Write a trained model as a folder that another library opens, with equal scores.
+
+  sentence-transformers   bi, cross, late
+  huggingface             bi (AutoModel), cross (AutoModelForSequenceClassification)
+  onnx, torch-export      bi, poly, cross, late, as graphs
+
+The README.md in the folder says how it is opened and how the turns of a context are joined.
+"""
+
+
+@register_script("poly_export")
+class PolyExport(ParlaiScript):
+    @classmethod
+    def setup_args(cls):
+        parser = ParlaiParser(True, False, DESCRIPTION)
+        group = parser.add_argument_group("poly_export")
+        group.add_argument("-mf", "--model-file", required=True, help="the trained model")
+        group.add_argument(
+            "--to", required=True, choices=("sentence-transformers", "huggingface", "onnx", "torch-export")
+        )
+        group.add_argument("--out", required=True, help="a new folder")
+        return parser
+
+    def run(self):
+        from poly_agents import load
+        from poly_agents.export import export
+
+        for path in export(load(self.opt["model_file"], "float32"), self.opt["to"], self.opt["out"]):
+            print(f"{path.stat().st_size:>14,}  {path}")
