@@ -2,7 +2,8 @@
 
     y = first(T([ctxt, cand])),  s = y W
 
-One joint run for every pair, so nothing but the candidate's ids can be kept. `--cross-head pooled` puts a dense layer
+One joint run for every pair, so nothing but the candidate's ids can be kept. Other reductions of the states than the
+first are ParlAI's (`--reduction`). `--cross-head pooled` puts a dense layer
 and a tanh before W, as BERT's and RoBERTa's sequence classifiers do.
 """
 
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 from poly_agents.agent import RankerAgent
 from poly_agents.backbone import by_length
 from poly_agents.options import option
-from poly_agents.ranker import Ranker, RankerOptions
+from poly_agents.ranker import Ranker, states
+from poly_agents.reduction import REDUCTIONS, ReductionOptions
 from poly_agents.tokens import Tokens
 
 PAIRS = 16384  # joined at a time when nothing is to be learnt: bounds the memory of a large pool
 
 
 @dataclass(frozen=True)
-class CrossOptions(RankerOptions):
+class CrossOptions(ReductionOptions):
+    reduction: str = option("first", "token states to one vector", REDUCTIONS)
     cross_head: str = option("linear", "linear: W alone (the paper); pooled: dense, tanh, W", ("linear", "pooled"))
 
 
@@ -55,7 +58,13 @@ class CrossRanker(Ranker):
         row, column = pairs.unbind(-1)
         candidates = kept.select((row if len(kept.ids) > 1 else torch.zeros_like(row), column))
         joint = self.frame.join(contexts.select(row), candidates)
-        return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
+        return self.head(self.read(joint)).squeeze(-1)
+
+    def read(self, joint: Tokens) -> Tensor:
+        """One vector a pair, [N, D]."""
+        if self.options.reduction == "first":
+            return by_length(self.context_encoder.first, joint)
+        return states(self.context_encoder, joint, self.options.reduce)
 
 
 class CrossAgent(RankerAgent):

@@ -50,6 +50,10 @@ class Views(NamedTuple):
 
     vectors: Tensor  # [B, K, D]
     mask: Tensor | None = None  # [B, K] bool; None: all are real
+    scale: float = 1.0  # of the products under the softmax
+
+    def cpu(self) -> "Views":
+        return Views(self.vectors.cpu(), None if self.mask is None else self.mask.cpu(), self.scale)
 
 
 class Learnt(NamedTuple):
@@ -138,7 +142,7 @@ class Ranker(nn.Module, ABC):
         return dict(found.values())
 
     def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Take over what `tensors` of a like ranker gave; any difference is an error that names `source`."""
+        """Take over, and empty, what `tensors` of a like ranker gave; a difference is an error that names `source`."""
         own = self.tensors()
         wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
         if wrong:
@@ -148,7 +152,7 @@ class Ranker(nn.Module, ABC):
             )
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(tensors[name])
+                tensor.copy_(tensors.pop(name))
 
     def lower_precision(self) -> None:
         """For inference alone: keep the encoders' weights in their compute type, so no run has to convert them."""

@@ -12,7 +12,7 @@ import torch
 
 from poly_agents import checkpoint, files, processes
 from poly_agents import store as stores
-from poly_agents.backbone import choose_dtype
+from poly_agents.backbone import choose_dtype, unfilled
 from poly_agents.candidates import fingerprint
 from poly_agents.ranker import Ranker, RankerOptions, slices
 from poly_agents.search import Search
@@ -43,16 +43,21 @@ class TextRanker:
 
     @classmethod
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
-        """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else."""
+        """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else.
+
+        A model file of ParlAI's own bi-, poly- or cross-encoder needs its `.opt` too.
+        """
         tokenizer = Tokenizer.load(f"{model_file}.dict")
         saved = checkpoint.read(model_file)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = ranker_class(saved.header["agent"])
         options = kind.Options.of(saved.header["options"] | {"precision": precision})
-        ranker = build(kind, options, tokenizer, saved.header["backbone"], device)
+        text, label = saved.header["text_truncate"], saved.header["label_truncate"]
+        with unfilled():
+            ranker = build(kind, options, tokenizer, saved.header["backbone"], device, label)
+        ranker.lower_precision()  # before the weights come, so that they are never held in two precisions
         ranker.load_tensors(saved.weights, model_file)
-        ranker.lower_precision()
-        return cls(ranker.to(device).eval(), tokenizer, saved.header["text_truncate"], saved.header["label_truncate"])
+        return cls(ranker.to(device).eval(), tokenizer, text, label)
 
     def save(self, model_file: str, **more: Any) -> None:
         """Write what `load` and ParlAI's `-mf` read: `model_file`, `.dict` and `.opt`; `more` goes into the header."""
@@ -107,7 +112,7 @@ class TextRanker:
 
     def context_ids(self, contexts: Sequence[str]) -> list[list[int]]:
         """Bare ids of contexts, their newest turns where they are too long."""
-        return [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(contexts)]
+        return [ids[-self.text_truncate :] for ids in self.tokenizer.context_ids_of(contexts)]
 
     def candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
         """Bare ids of candidates, their head where they are too long."""
@@ -186,12 +191,19 @@ def ranker_class(agent: str) -> type[Ranker]:
     return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
 
 
-def build(kind: type[Ranker], options: RankerOptions, tokenizer: Tokenizer, config: dict | None, device: str) -> Ranker:
+def build(
+    kind: type[Ranker],
+    options: RankerOptions,
+    tokenizer: Tokenizer,
+    config: dict | None,
+    device: str,
+    label_truncate: int = 0,
+) -> Ranker:
     """A ranker over a pretrained backbone, or over a blank one of a known configuration."""
-    dtype = choose_dtype(options.precision, device)
+    dtype, frame = choose_dtype(options.precision, device), tokenizer.frame_for(label_truncate)
     if config is not None:
-        return kind(options, tokenizer.frame, lambda: kind.Encoder.blank(config, dtype))
+        return kind(options, frame, lambda: kind.Encoder.blank(config, dtype))
     from poly_agents import zoo
 
     source = zoo.backbone(options.source)
-    return kind(options, tokenizer.frame, lambda: kind.start(options, kind.Encoder.pretrained(source, dtype)))
+    return kind(options, frame, lambda: kind.start(options, kind.Encoder.pretrained(source, dtype)))
