@@ -47,8 +47,8 @@ class TextRanker:
 
         A model file of ParlAI's own bi-, poly- or cross-encoder needs its `.opt` too.
         """
-        tokenizer = Tokenizer.load(f"{model_file}.dict")
         saved = checkpoint.read(model_file)
+        tokenizer = Tokenizer.load(f"{model_file}.dict")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = ranker_class(saved.header["agent"])
         options = kind.Options.of(saved.header["options"] | {"precision": precision})
