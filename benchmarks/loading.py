@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import string
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def load(path: str, how: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load", nargs=2, metavar=("FILE", "HOW"), help="load one in this process")
+    parser.add_argument("--rounds", type=int, default=3, help="processes for each row, of which the median is taken")
     arguments = parser.parse_args()
     if arguments.load:
         load(*arguments.load)
@@ -121,9 +123,10 @@ def main() -> None:
         files = make(Path(folder))
         for name, how in [*itertools.product(files, ("float32", "bfloat16")), ("zip", "ParlAI"), ("pickle", "ParlAI")]:
             line = [sys.executable, __file__, "--load", files[name], how]
-            done = subprocess.run(line, capture_output=True, text=True, check=True)
-            size = os.path.getsize(files[name])
-            rows.append({"file": name, "how": how, "size": size} | json.loads(done.stdout.splitlines()[-1]))
+            done = [subprocess.run(line, capture_output=True, text=True, check=True) for _ in range(arguments.rounds)]
+            found = [json.loads(run.stdout.splitlines()[-1]) for run in done]
+            middle = {key: statistics.median(run[key] for run in found) for key in ("seconds", "peak", "kept")}
+            rows.append({"file": name, "how": how, "size": os.path.getsize(files[name])} | middle)
             print(rows[-1], flush=True)
     names = {"zip": "ParlAI's", "pickle": "ParlAI's, before torch 1.6", "ours": "ours"}
     lines = ["| file | MB | loaded | s | peak, MB | of the file |", "| --- | ---: | --- | ---: | ---: | ---: |"]

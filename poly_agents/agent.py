@@ -198,9 +198,9 @@ class RankerAgent(TorchRankerAgent):
             torch.manual_seed(self.opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
             device = "cuda" if self.use_cuda else "cpu"
             with unfilled() if start else nullcontext():
-                model = textranker.build(self.ranker, options, self.dict.words, config, device, self.label_truncate)
-            if start and not self._should_initialize_optimizer():
-                model.lower_precision()  # before the weights come, so that they are never held in two precisions
+                lowered = not self._should_initialize_optimizer()
+                how = self.label_truncate, lowered
+                model = textranker.build(self.ranker, options, self.dict.words, config, device, *how)
         needed, there_are = model.span(self.text_truncate, self.label_truncate), model.context_encoder.positions
         if needed > there_are:
             raise ValueError(

@@ -76,14 +76,14 @@ class Backbone(nn.Module):
         return cls(model, dtype)
 
     @classmethod
-    def blank(cls, config: dict[str, Any], dtype: torch.dtype) -> Self:
-        """The architecture with random weights, from what `config` of another one holds."""
+    def blank(cls, config: dict[str, Any], dtype: torch.dtype, kept: torch.dtype = torch.float32) -> Self:
+        """The architecture with random weights, kept in a type, from what `config` of another one holds."""
         from transformers import AutoConfig, AutoModel
 
         from poly_agents import transformer  # noqa: F401  registers its model types
 
         config = AutoConfig.for_model(**config)
-        return cls(AutoModel.from_config(config, dtype=torch.float32, attn_implementation=attention()), dtype)
+        return cls(AutoModel.from_config(config, dtype=kept, attn_implementation=attention()), dtype)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from poly_agents.files import replace
 
 KEY = "poly_agents"  # of the header
 TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a file of torch begins: a zip; before torch 1.6
-PART = 2**26  # bytes of a mapped file that are held at a time
+PART = 2**27  # bytes of a mapped file that are held at a time
 
 
 class Checkpoint(NamedTuple):
@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
 
 
 class Weights(dict[str, Tensor]):
-    """Tensors that a mapped file holds. Popped ones stay in memory while they are in use, give or take 64 MB."""
+    """Tensors that a mapped file holds. Popped ones stay in memory while they are in use, give or take 128 MB."""
 
     def __init__(self, load: Callable[[], dict[str, Tensor]]):
         super().__init__(load())

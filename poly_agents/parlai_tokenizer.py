@@ -10,6 +10,7 @@ Special tokens that are spelt out in a text are what the dictionary makes of the
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -161,10 +162,10 @@ def pieces(kind: str) -> pre_tokenizers.PreTokenizer:
     """How a text is split."""
     if kind == "space":
         return found("[^ ]+")
-    spaces = characters(str.isspace)
+    spaces = characters(r"\s")
     if kind == "split":
         return found(f"[^{spaces}.,;:!?]+|[.,;:!?]")
-    letters = characters(is_letter)
+    letters = characters(r"\w")
     return found(f"[{letters}]+|[^{letters}{spaces}]" + ("|\n" if kind == "re" else ""))
 
 
@@ -242,21 +243,11 @@ def as_read(word: str) -> str:
 
 
 @cache
-def characters(belongs: Callable[[str], bool]) -> str:
-    """All characters that belong, as ranges for a regular expression."""
-    ranges, first = [], None
-    for code in range(sys.maxunicode + 2):
-        if code <= sys.maxunicode and not 0xD800 <= code <= 0xDFFF and belongs(chr(code)):
-            first = code if first is None else first
-        elif first is not None:
-            ranges.append(f"\\x{{{first:X}}}-\\x{{{code - 1:X}}}")
-            first = None
-    return "".join(ranges)
-
-
-def is_letter(character: str) -> bool:
-    r"""`\w` of Python."""
-    return character.isalnum() or character == "_"
+def characters(pattern: str) -> str:
+    """All characters that Python's `re` finds, as ranges for another engine's."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    runs = (run.span() for run in re.finditer(f"{pattern}+", everything))
+    return "".join(f"\\x{{{start:X}}}-\\x{{{end - 1:X}}}" for start, end in runs)
 
 
 def found(pattern: str) -> pre_tokenizers.PreTokenizer:

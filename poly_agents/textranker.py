@@ -54,8 +54,7 @@ class TextRanker:
         options = kind.Options.of(saved.header["options"] | {"precision": precision})
         text, label = saved.header["text_truncate"], saved.header["label_truncate"]
         with unfilled():
-            ranker = build(kind, options, tokenizer, saved.header["backbone"], device, label)
-        ranker.lower_precision()  # before the weights come, so that they are never held in two precisions
+            ranker = build(kind, options, tokenizer, saved.header["backbone"], device, label, lowered=True)
         ranker.load_tensors(saved.weights, model_file)
         return cls(ranker.to(device).eval(), tokenizer, text, label)
 
@@ -198,11 +197,19 @@ def build(
     config: dict | None,
     device: str,
     label_truncate: int = 0,
+    lowered: bool = False,
 ) -> Ranker:
-    """A ranker over a pretrained backbone, or over a blank one of a known configuration."""
+    """A ranker over a pretrained backbone, or over a blank one of a known configuration.
+
+    A blank one for inference alone can be `lowered` from the start: its weights are never held in two precisions.
+    """
     dtype, frame = choose_dtype(options.precision, device), tokenizer.frame_for(label_truncate)
     if config is not None:
-        return kind(options, frame, lambda: kind.Encoder.blank(config, dtype))
+        kept = dtype if lowered else torch.float32
+        ranker = kind(options, frame, lambda: kind.Encoder.blank(config, dtype, kept))
+        if lowered:
+            ranker.lower_precision()
+        return ranker
     from poly_agents import zoo
 
     source = zoo.backbone(options.source)
