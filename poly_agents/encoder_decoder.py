@@ -69,6 +69,8 @@ class EncoderDecoder(Backbone):
         model = AutoModelForSeq2SeqLM.from_config(config, dtype=kept, attn_implementation=attention())
         if not config.tied_output:  # transformers 5 ties every T5 that it makes
             model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        else:
+            model.tie_weights()  # which it does not where its weights are not drawn
         return cls(model, dtype)
 
     @property
