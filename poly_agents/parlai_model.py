@@ -73,6 +73,8 @@ def read_opt(model_file: str) -> dict[str, Any]:
         raise ValueError(f"{model_file} is a file of torch without {path}, which says what ParlAI made it") from error
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore the file") from error
+    if _made_by(opt).startswith("poly_agents"):
+        raise ValueError(f"{model_file} is damaged or not a model of poly_agents (torch wrote it); restore the file")
     if _made_by(opt) not in AGENTS:
         raise ValueError(f"{model_file} is a {opt.get('model')} of ParlAI; what loads here are {', '.join(AGENTS)}")
     refused = [name for name in NOT_HERE if opt.get(name)]
