@@ -91,6 +91,7 @@ setup(
             "pytrec-eval-terrier>=0.5.10",  # trec_eval, which our measures are held against
             "pymilvus>=3.0",
             "milvus-lite>=3.2",
+            "subword-nmt>=0.3.8",  # ParlAI's own BPE, which ours is held against
         ],
         "reddit": ["zstandard>=0.22"],  # its dumps are packed so
         "bench": ["matplotlib>=3.8"],  # the plots

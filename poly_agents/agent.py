@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ from poly_agents import (  # noqa: E402
     checkpoint,
     distill,
     negatives,
+    parlai_model,
     pool,
     processes,
     retrieval,
@@ -43,6 +45,7 @@ from poly_agents import (  # noqa: E402
     training,
     turns,
 )
+from poly_agents.backbone import unfilled  # noqa: E402
 from poly_agents.dictionary import TokenizerDictionary  # noqa: E402
 from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
 from poly_agents.files import replace, write_text  # noqa: E402
@@ -124,6 +127,7 @@ class RankerAgent(TorchRankerAgent):
 
     def __init__(self, opt, shared=None):
         if not shared:
+            self._take_over(opt)
             if opt.get("truncate", -1) > 0:
                 opt["text_truncate"] = min(opt["text_truncate"], opt["truncate"])
                 opt["label_truncate"] = min(opt["label_truncate"], opt["truncate"])
@@ -146,10 +150,26 @@ class RankerAgent(TorchRankerAgent):
             of_training = partial(teachers.turns, self.opt, "train")
             self.hard_negatives = negatives.HardNegatives(options, self.opt.get("model_file"), of_training)
 
+    def _take_over(self, opt) -> None:
+        """What a model file of ParlAI's own says of itself, by the names it has here, where nothing else was given."""
+        start, is_finetune = self._get_init_model(opt, None)
+        if not start or not parlai_model.owns(start):
+            return
+        header, name = checkpoint.read_header(start), self.ranker.__module__.rpartition(".")[2]
+        if header["agent"] != name:
+            raise ValueError(f"{start} is a {header['parlai']} of ParlAI: give -m poly_agents/{header['agent']}")
+        if not is_finetune and self._is_training(opt):
+            raise ValueError(
+                f"--model-file {start} is ParlAI's own and stays as it is; to train on, give --init-model {start} "
+                "and another --model-file"
+            )
+        found = header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
+        given = opt.get("override", {})
+        opt.update({key: value for key, value in found.items() if key not in given})
+        opt.update(fp16=False, force_fp16_tokens=False)  # how it was trained, and nothing the encoder is run by
+
     @classmethod
     def _refuse_what_cannot_work(cls, opt) -> None:
-        if opt.get("person_tokens"):
-            raise ValueError("--person-tokens: the dictionary of a pretrained encoder is fixed; leave it out")
         for name in ("text_truncate", "label_truncate"):
             if opt[name] < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {opt[name]}")
@@ -188,7 +208,11 @@ class RankerAgent(TorchRankerAgent):
         options = options.settle(header["options"]) if header else options
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
-            model = textranker.build(self.ranker, options, self.dict.words, config, "cuda" if self.use_cuda else "cpu")
+            device = "cuda" if self.use_cuda else "cpu"
+            with unfilled() if start else nullcontext():
+                lowered = not self._should_initialize_optimizer()
+                how = self.label_truncate, lowered
+                model = textranker.build(self.ranker, options, self.dict.words, config, device, *how)
         needed, there_are = model.span(self.text_truncate, self.label_truncate), model.context_encoder.positions
         if needed > there_are:
             raise ValueError(

@@ -49,12 +49,15 @@ class Backbone(nn.Module):
     def trained(cls, model_file: str, dtype: torch.dtype) -> Self:
         """The context's encoder of a model that any ranker here has saved."""
         saved = checkpoint.read(model_file)
+        with unfilled():
+            encoder = cls.blank(saved.header["backbone"], dtype)
         prefix = "context_encoder.model."
-        weights = {n.removeprefix(prefix): t for n, t in saved.weights.items() if n.startswith(prefix)}
-        encoder = cls.blank(saved.header["backbone"], dtype)
-        lacking, unknown = encoder.model.load_state_dict(weights, strict=False)
-        if lacking or unknown:
-            raise ValueError(f"the encoder in {model_file} does not fit here, first {[*lacking, *unknown][0]!r}")
+        own = {f"{prefix}{name}": tensor for name, tensor in encoder.model.state_dict().items()}
+        wrong = sorted(own.keys() ^ {name for name in saved.weights if name.startswith(prefix)})
+        if wrong:
+            raise ValueError(f"the encoder in {model_file} does not fit here, first {wrong[0].removeprefix(prefix)!r}")
+        for name, tensor in own.items():
+            tensor.copy_(saved.weights.pop(name))
         return encoder
 
     @classmethod
@@ -73,12 +76,14 @@ class Backbone(nn.Module):
         return cls(model, dtype)
 
     @classmethod
-    def blank(cls, config: dict[str, Any], dtype: torch.dtype) -> Self:
-        """The architecture with random weights, from what `config` of another one holds."""
+    def blank(cls, config: dict[str, Any], dtype: torch.dtype, kept: torch.dtype = torch.float32) -> Self:
+        """The architecture with random weights, kept in a type, from what `config` of another one holds."""
         from transformers import AutoConfig, AutoModel
 
+        from poly_agents import transformer  # noqa: F401  registers its model types
+
         config = AutoConfig.for_model(**config)
-        return cls(AutoModel.from_config(config, dtype=torch.float32, attn_implementation=attention()), dtype)
+        return cls(AutoModel.from_config(config, dtype=kept, attn_implementation=attention()), dtype)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -192,6 +197,13 @@ class Backbone(nn.Module):
             holder = getattr(holder, step)
         setattr(holder, name, self.layers[:count])
         return model
+
+
+def unfilled():
+    """A context in which new modules have memory but no numbers: what is loaded next need not be drawn before."""
+    from transformers.initialization import no_init_weights
+
+    return no_init_weights()
 
 
 def by_length(run: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:

@@ -2,9 +2,10 @@
 
     y_ctxt = red(T1(ctxt)),  y_cand = red(T2(cand)),  s = y_ctxt . y_cand
 
-`red` is the first output, the mean of all, or the mean of the first m. With `--bi-cosine` both vectors are normalised
-and the cosine is multiplied by `--bi-scale`, as sentence-transformers trains its models. From a folder of
-sentence-transformers come its pooling, dense layer, similarity and prompts, unless these options say otherwise.
+`red` is the first output, the mean of all or of the first m, or the largest numbers of all. With `--bi-cosine` both
+vectors are normalised and the cosine is multiplied by `--bi-scale`, as sentence-transformers trains its models. From a
+folder of sentence-transformers come its pooling, dense layer, similarity and prompts, unless these options say
+otherwise.
 
 With `--layers 2 --init-cross MODEL` it is the dual encoder infused from a cross-encoder (Ananthakrishnan et al. 2025,
 https://arxiv.org/abs/2502.03552): embeddings and first layer are the cross-encoder's, the second layer starts new.
@@ -18,7 +19,7 @@ from torch.nn.functional import normalize
 from poly_agents import maths, sentence
 from poly_agents.agent import RankerAgent
 from poly_agents.options import at_least, option
-from poly_agents.ranker import Ranker, Views, states
+from poly_agents.ranker import PromptOptions, Ranker, Views, states
 from poly_agents.reduction import ReductionOptions
 from poly_agents.tokens import Tokens
 
@@ -26,11 +27,12 @@ INFUSED = 1  # layers taken over from a cross-encoder
 
 
 @dataclass(frozen=True)
-class BiOptions(ReductionOptions):
+class BiOptions(ReductionOptions, PromptOptions):
     bi_cosine: bool = option(None, "score by the cosine, not by the plain dot product", otherwise=True)
     bi_scale: float = option(20.0, "what the cosine is multiplied by")
     bi_dense: int = option(None, "width of a dense layer after the reduction; 0: there is none", otherwise=0)
     bi_activation: str = option(None, "of that layer", ("tanh", "identity"), otherwise="tanh")
+    bi_candidate_map: bool = option(False, "two dense layers on the candidate's vector, as ParlAI's shared encoder has")
     layers: int = option(0, "keep so many of the encoder's first layers; 0: all")
     init_cross: str = option("", "take embeddings and first layer from this cross-encoder; other layers start new")
     init_random: bool = option(False, "start all weights new, as a control; the backbone gives the shape alone")
@@ -55,7 +57,10 @@ class BiRanker(Ranker):
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         width, activation = self.options.bi_dense, nn.Tanh() if self.options.bi_activation == "tanh" else nn.Identity()
-        self.dense = nn.Sequential(nn.Linear(self.context_encoder.width, width), activation) if width else None
+        self.dense = nn.Sequential(*[nn.Linear(self.context_encoder.width, width), activation] if width else [])
+        width = width or self.candidate_encoder.width
+        mapped = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)] if options.bi_candidate_map else []
+        self.candidate_map = nn.Sequential(*mapped)
 
     @classmethod
     def find(cls, options, source, tokenizer):
@@ -69,27 +74,30 @@ class BiRanker(Ranker):
             return encoder.renew(None)
         return encoder.renew(INFUSED) if options.init_cross else encoder
 
-    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def reduced(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Token states to one vector a text: [N, L, D] -> [N, D]."""
-        vectors = self.options.reduce(hidden, mask)
-        vectors = vectors if self.dense is None else self.dense(vectors)
+        return self.dense(self.options.reduce(hidden, mask))
+
+    def scaled(self, vectors: Tensor) -> Tensor:
         return normalize(vectors, dim=-1) if self.options.bi_cosine else vectors
+
+    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Token states of candidates to what is kept of each: [N, L, D] -> [N, D]."""
+        return self.scaled(self.candidate_map(self.reduced(hidden, mask)))
 
     def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Token states of contexts to what meets a candidate's vector: [B, L, D] -> [B, 1, D]."""
-        vectors = self.vector(hidden, mask).unsqueeze(1)
+        vectors = self.scaled(self.reduced(hidden, mask)).unsqueeze(1)
         return vectors * self.options.bi_scale if self.options.bi_cosine else vectors
 
     def real_views(self, mask: Tensor) -> None:
         """The one view of a context is always real."""
 
     def encode(self, candidates: Tokens) -> Tensor:
-        framed = self.frame.wrap(candidates, self.frame.candidate_prompt)
-        return states(self.candidate_encoder, framed, self.vector)  # [N, D]
+        return states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
 
     def prepare(self, contexts: Tokens) -> Views:
-        framed = self.frame.wrap(contexts, self.frame.context_prompt)
-        return Views(states(self.context_encoder, framed, self.views))
+        return Views(states(self.context_encoder, self.frame.wrap_context(contexts), self.views))
 
     def match(self, prepared: Views, kept: Tensor) -> Tensor:
         return maths.poly(prepared.vectors, kept)  # [B, C]

@@ -18,7 +18,7 @@ def fingerprint(ranker: Ranker, tokenizer: Tokenizer, truncate: int) -> str:
     """sha256 over all that the encoding of a text depends on: weights and their precision, options, tokeniser."""
     options = {name: value for name, value in vars(ranker.options).items() if name not in STARTING}
     digest = hashlib.sha256(f"{type(ranker).__name__} {sorted(options.items())} {truncate}".encode())
-    digest.update(f"{tokenizer.pad_id} {tokenizer.turn_id} {tokenizer.backend.to_str()}".encode())
+    digest.update(tokenizer.identity.encode())
     for name, tensor in sorted(ranker.tensors().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -5,6 +5,7 @@ A training checkpoint also holds the optimiser's tensors, the counters, and how 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,32 @@ from torch import Tensor
 from poly_agents.files import replace
 
 KEY = "poly_agents"  # of the header
+TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a file of torch begins: a zip; before torch 1.6
+PART = 2**27  # bytes of a mapped file that are held at a time
 
 
 class Checkpoint(NamedTuple):
     header: dict[str, Any]
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor]  # `pop` them, and the file is never in memory as a whole
     optimizer: dict[str, Any] | None  # as `optimizer.state_dict()` gives it
+
+
+class Weights(dict[str, Tensor]):
+    """Tensors that a mapped file holds. Popped ones stay in memory while they are in use, give or take 128 MB."""
+
+    def __init__(self, load: Callable[[], dict[str, Tensor]]):
+        super().__init__(load())
+        self.load = load
+        self.popped = 0  # bytes of the mapping in use
+
+    def pop(self, name: str) -> Tensor:
+        tensor = super().pop(name)
+        self.popped += tensor.nbytes
+        if self.popped > PART:
+            fresh = self.load()
+            self.update((name, fresh[name]) for name in self)
+            self.popped = 0
+        return tensor
 
 
 def write(path: str, header: dict[str, Any], weights: dict[str, Tensor], optimizer: dict | None = None) -> None:
@@ -36,23 +57,24 @@ def write(path: str, header: dict[str, Any], weights: dict[str, Tensor], optimiz
 
 def read_header(path: str) -> dict[str, Any]:
     """The header alone: fast, whatever the size of the file."""
+    if _of_torch(path):
+        return parlai_model().read_header(path)
     with _open(path) as file:
         return _header(path, file)
 
 
 def read(path: str) -> Checkpoint:
-    """The whole file. Raises ValueError, naming it, where it is damaged or of another format."""
-    with _open(path) as file:
-        header = _header(path, file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    """The whole file, ours or ParlAI's. Raises ValueError, naming it, where it is damaged or of another format."""
+    if _of_torch(path):
+        return parlai_model().read(path)
+    header = read_header(path)
+    weights = Weights(lambda: _tensors(path, "model."))
     if "optimizer_groups" not in header:
         return Checkpoint(header, weights, None)
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = tensor
+    for name, tensor in _tensors(path, "optimizer.").items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
     return Checkpoint(header, weights, {"state": state, "param_groups": header["optimizer_groups"]})
 
 
@@ -60,6 +82,28 @@ def examples_seen(model_file: str, task: str) -> int:
     """How many training examples of a task the checkpoint beside `model_file` has seen; 0 without one."""
     path = f"{model_file}.checkpoint"
     return read_header(path).get("examples_seen", {}).get(task, 0) if Path(path).exists() else 0
+
+
+def parlai_model():
+    from poly_agents import parlai_model  # it makes checkpoints itself
+
+    return parlai_model
+
+
+def _of_torch(path: str) -> bool:
+    """Whether torch wrote it: then it is ParlAI's."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(16).startswith(TORCH)
+    except OSError:
+        return False
+
+
+def _tensors(path: str, prefix: str) -> dict[str, Tensor]:
+    """Mapped, not read."""
+    with _open(path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def _open(path: str):

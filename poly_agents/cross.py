@@ -3,8 +3,9 @@
     y = first(T([ctxt, cand])),  s = y W
 
 One joint run for every pair, so nothing but the candidate's ids can be kept. Another `--cross-head` puts a dense layer
-and its activation before W, as the sequence classifiers of the encoder's family do; a checkpoint of a cross-encoder
-with one score (`num_labels=1`) brings its head along, and its scores are those before any sigmoid.
+and its activation before W, as the sequence classifiers of the encoder's family do, another `--reduction` takes more
+than the first state. A checkpoint of a cross-encoder with one score (`num_labels=1`) brings both along, and its scores
+are those before any sigmoid.
 """
 
 from dataclasses import dataclass
@@ -12,18 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from poly_agents import heads, maths
+from poly_agents import heads
 from poly_agents.agent import RankerAgent
 from poly_agents.backbone import by_length
 from poly_agents.options import option
-from poly_agents.ranker import Ranker, RankerOptions
+from poly_agents.ranker import Ranker, states
+from poly_agents.reduction import REDUCTIONS, ReductionOptions
 from poly_agents.tokens import Tokens
 
 PAIRS = 16384  # joined at a time when nothing is to be learnt: bounds the memory of a large pool
 
 
 @dataclass(frozen=True)
-class CrossOptions(RankerOptions):
+class CrossOptions(ReductionOptions):
+    reduction: str = option(None, "token states to one vector", REDUCTIONS, otherwise="first")
     cross_head: str = option(
         None,
         "linear: W alone (the paper); else dense, activation, W: pooled is tanh, normed is gelu and a norm",
@@ -39,11 +42,10 @@ class CrossRanker(Ranker):
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         self.head = heads.make(self.options.cross_head, self.context_encoder.width)
-        self.averages = self.options.cross_head == "normed-mean"
 
     @classmethod
     def find(cls, options, source, tokenizer):
-        return heads.find(options.cross_head, source, tokenizer)
+        return heads.find(options, source, tokenizer)
 
     @classmethod
     def caches(cls, options):
@@ -65,13 +67,13 @@ class CrossRanker(Ranker):
         row, column = pairs.unbind(-1)
         candidates = kept.select((row if len(kept.ids) > 1 else torch.zeros_like(row), column))
         joint = self.frame.join(contexts.select(row), candidates)
-        if self.averages:
-            return by_length(lambda part: self.rate_states(self.context_encoder(part), part.mask), joint)
-        return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
+        if self.options.reduction == "first":
+            return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
+        return states(self.context_encoder, joint, self.rate_states)
 
     def rate_states(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """States of joint pairs [N, L, D] to a score each, [N]."""
-        return self.head(maths.mean(hidden, mask) if self.averages else hidden[:, 0]).squeeze(-1)
+        return self.head(self.options.reduce(hidden, mask)).squeeze(-1)
 
 
 class CrossAgent(RankerAgent):

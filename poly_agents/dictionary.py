@@ -6,6 +6,7 @@ from pathlib import Path
 from parlai.core.dict import DictionaryAgent
 
 from poly_agents import zoo
+from poly_agents.parlai_tokenizer import ParlaiTokenizer
 from poly_agents.tokenizer import Tokenizer
 
 TEXTS = 2**16  # whose ids are held: turns and candidates come back in many examples
@@ -39,7 +40,10 @@ class TokenizerDictionary(DictionaryAgent):
         return True
 
     def __setitem__(self, key, value):
-        raise ValueError(f"the dictionary of a pretrained encoder is fixed: {key!r} cannot be added to it")
+        if isinstance(self.words, ParlaiTokenizer):
+            return  # all that ParlAI adds to a dictionary by its options was there when it was saved
+        flag = "--person-tokens: " if key in ("__p1__", "__p2__") else ""
+        raise ValueError(f"{flag}the dictionary of a pretrained encoder is fixed: {key!r} cannot be added to it")
 
     def add_additional_special_tokens(self, tokens):
         raise ValueError("--special-tok-lst: the dictionary of a pretrained encoder is fixed")

@@ -43,6 +43,8 @@ def export(model: TextRanker, to: str, folder: str | Path) -> list[Path]:
     encoders = {model.ranker.context_encoder, model.ranker.candidate_encoder}
     if any(encoder.model.dtype != torch.float32 for encoder in encoders):
         raise ValueError("an export is in float32; load the model with precision='float32'")
+    if "parlai" in model.tokenizer.about:
+        raise ValueError("the dictionary of this model is ParlAI's own: no other library makes the same ids of a text")
     agent = model.header()["agent"]
     if to in graphs.WRITERS:
         made = graphs.of(model.ranker)
@@ -63,8 +65,9 @@ def export(model: TextRanker, to: str, folder: str | Path) -> list[Path]:
 def write_bi(model: TextRanker, to: str, folder: Path) -> None:
     """A folder that `SentenceTransformer`, or `AutoModel`, opens; two where there are two encoders."""
     options, ranker = model.ranker.options, model.ranker
-    if to == "sentence-transformers" and options.reduction not in POOLINGS:
-        raise ValueError(f"sentence-transformers has no pooling for --reduction {options.reduction}; take --to onnx")
+    if options.bi_candidate_map:
+        raise ValueError(f"{to} has no dense layers for candidates alone, as this model has; take --to onnx")
+    check_pooling(options.reduction, to)
     if to == "huggingface" and options.bi_dense:
         raise ValueError("AutoModel has no dense layer after its states; take --to sentence-transformers, or onnx")
 
@@ -157,10 +160,16 @@ def write_list(folder: Path, modules: list[tuple[str, dict[str, Any] | None]]) -
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
+def check_pooling(reduction: str, to: str) -> None:
+    if to == "sentence-transformers" and reduction not in POOLINGS:
+        raise ValueError(f"sentence-transformers has no pooling for --reduction {reduction}; take --to onnx")
+
+
 def write_cross(model: TextRanker, to: str, folder: Path) -> None:
     """A folder that `CrossEncoder`, and mostly `AutoModelForSequenceClassification`, opens."""
     ranker, encoder = model.ranker, model.ranker.context_encoder
     if to == "sentence-transformers" and ranker.options.cross_head == "linear":
+        check_pooling(ranker.options.reduction, to)
         opens, fill = "`CrossEncoder(folder)` of sentence-transformers 6", partial(write_linear_head, model)
     else:
         opens = "`CrossEncoder(folder)`, or `AutoModelForSequenceClassification.from_pretrained(folder)`"
@@ -182,7 +191,10 @@ def write_linear_head(model: TextRanker, folder: Path) -> None:
     encoder.model.save_pretrained(folder)
     write_linear(model.ranker.head[0], folder / "2_Dense")
     head = dense(encoder.width, 1, True, IDENTITY) | {"module_output_name": "scores"}
-    write_list(folder, [("Transformer", None), ("Pooling", pooling(encoder.width, "first")), ("Dense", head)])
+    write_list(
+        folder,
+        [("Transformer", None), ("Pooling", pooling(encoder.width, model.ranker.options.reduction)), ("Dense", head)],
+    )
     length = longest(encoder, model.ranker.span(model.text_truncate, model.label_truncate))
     task = {"transformer_task": "feature-extraction"}
     write_json(folder / "sentence_bert_config.json", transformer(encoder, length) | task)
@@ -193,24 +205,26 @@ def classifier(model: TextRanker, to: str) -> nn.Module:
     """The family's own classifier, with the model's weights."""
     from transformers import AutoModelForSequenceClassification
 
-    ranker, encoder, kind = model.ranker, model.ranker.context_encoder, model.ranker.options.cross_head
+    ranker, encoder, options = model.ranker, model.ranker.context_encoder, model.ranker.options
     config = copy.deepcopy(encoder.model.config)
     config.num_labels = 1
     config.sentence_transformers = {"activation_fn": IDENTITY}  # in the place of a sigmoid
     if config.model_type == "modernbert":
         config.classifier_bias = True
-        config.classifier_pooling = "mean" if kind == "normed-mean" else "cls"
-    if heads.of(config.to_dict()) != kind:
+        config.classifier_pooling = {"first": "cls"}.get(options.reduction, options.reduction)
+    theirs = heads.of(config.to_dict()) or ("none that is known here", "first")
+    if theirs != (options.cross_head, options.reduction):
         raise ValueError(
-            f"the {config.model_type} classifier of {to} has --cross-head {heads.of(config.to_dict())}, this model has "
-            f"{kind}: train with that one; --to sentence-transformers takes linear too, --to onnx any"
+            f"the {config.model_type} classifier of {to} has --cross-head {theirs[0]} of --reduction {theirs[1]}, this "
+            f"model has {options.cross_head} of {options.reduction}: train with that one; --to sentence-transformers "
+            "takes linear too, --to onnx any"
         )
     made = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     lacking, unknown = made.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
     if unknown or any(not name.startswith("pooler.") for name in lacking):
         raise ValueError(f"the encoder does not fit {type(made).__name__}, first {[*unknown, *lacking][0]!r}")
     names = heads.CLASSIFIERS[config.model_type][1]
-    for name, number in zip(names, heads.layers(kind), strict=True):
+    for name, number in zip(names, heads.layers(options.cross_head), strict=True):
         made.get_submodule(name).load_state_dict(ranker.head[number].state_dict())
     return made
 

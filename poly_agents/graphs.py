@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from poly_agents.backbone import Backbone, shallow
-from poly_agents.ranker import Ranker, TokenStates, Views
+from poly_agents.ranker import Ranker, TokenStates
 
 
 class Graph(NamedTuple):
@@ -55,7 +55,7 @@ class Score(nn.Module):
         self.ranker = without_encoders(ranker)
 
     def forward(self, views: Tensor, vectors: Tensor, view_mask=None, vector_mask=None):
-        prepared = Views(views, None if view_mask is None else view_mask.bool())
+        prepared = self.ranker.prepared(views, None if view_mask is None else view_mask.bool())
         kept = vectors.unsqueeze(0)
         if vector_mask is not None:
             kept = TokenStates(kept, vector_mask.bool().unsqueeze(0))

@@ -4,8 +4,7 @@ linear        W                        the paper's
 pooled        W tanh(V)                BERT, RoBERTa, XLM-R, CamemBERT, MPNet
 gelu          W gelu(V)                ELECTRA, DeBERTa v2 and v3
 relu          W relu(V)                DistilBERT
-normed        W norm(gelu(V))          ModernBERT; over the first state, as all of the above
-normed-mean   W norm(gelu(V))          ModernBERT; over the mean of the states
+normed        W norm(gelu(V))          ModernBERT; over the first state as all of the above, or over the mean
 """
 
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from poly_agents import pretrained, sentence
+from poly_agents.options import Options
 from poly_agents.ranker import Found
 from poly_agents.tokenizer import Tokenizer
 
@@ -24,7 +24,6 @@ BETWEEN = {
     "relu": lambda width: [nn.Linear(width, width), nn.ReLU()],
     "normed": lambda width: [nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, bias=False)],
 }
-BETWEEN["normed-mean"] = BETWEEN["normed"]
 HEADS = tuple(BETWEEN)
 
 _SHARED = "classifier.dense", "classifier.out_proj"
@@ -51,21 +50,21 @@ def layers(kind: str) -> list[int]:
     return [n for n, part in enumerate(make(kind, 1)) if list(part.parameters())]
 
 
-def of(config: dict[str, Any]) -> str | None:
-    """The head that the family of a configuration has, or None where it is not known here."""
+def of(config: dict[str, Any]) -> tuple[str, str] | None:
+    """The head that the family of a configuration has, and its reduction; None where it is not known here."""
     kind = CLASSIFIERS.get(config.get("model_type"), (None,))[0]
     if config.get("model_type") == "modernbert":
         plain = config.get("classifier_activation", "gelu") == "gelu" and not config.get("norm_bias")
-        return (kind if config.get("classifier_pooling") == "cls" else "normed-mean") if plain else None
-    return kind if kind and config.get("pooler_hidden_act", "gelu") == "gelu" else None
+        return (kind, "first" if config.get("classifier_pooling") == "cls" else "mean") if plain else None
+    return (kind, "first") if kind and config.get("pooler_hidden_act", "gelu") == "gelu" else None
 
 
-def find(given: str | None, source: str, tokenizer: Tokenizer) -> Found:
-    """What `cross` takes over of a cross-encoder: its head. Nothing from a plain encoder, or where another is `given`.
+def find(options: Options, source: str, tokenizer: Tokenizer) -> Found:
+    """What `cross` takes over of a cross-encoder: its head. Nothing from a plain encoder, or where another is given.
 
     Raises ValueError for a classifier of several classes, and for one whose head is not known.
     """
-    nothing = Found({}, {})
+    nothing, given = Found({}, {}), options.cross_head
     modules = sentence.read(source, tokenizer)
     if modules and modules[-1].settings.get("module_output_name") == "scores":
         return find_linear(source, modules) if given in (None, "linear") else nothing
@@ -73,35 +72,37 @@ def find(given: str | None, source: str, tokenizer: Tokenizer) -> Found:
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith("ForSequenceClassification"):
         return nothing
-    kind = of(config)
+    known = of(config)
     classes = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
-    if given is not None and (given != kind or classes > 1):
+    if given is not None and (known is None or given != known[0] or classes > 1):
         return nothing
     if classes > 1:
         raise ValueError(
             f"{source} tells {classes} classes apart, a cross-encoder has one score (num_labels=1): give another "
             "--backbone, or --cross-head to train a new head on its encoder"
         )
-    if kind is None:
+    if known is None:
         raise ValueError(
             f"the head of {architecture} is not known here (those of {', '.join(CLASSIFIERS)} are, with their usual "
             "activations): give --cross-head to train a new one on its encoder"
         )
+    kind, reduction = known
     names = CLASSIFIERS[config["model_type"]][1]
     parts = dict(zip(names, (f"head.{number}" for number in layers(kind)), strict=True))
     weights = pretrained.linear(source, parts)
-    if kind.startswith("normed"):
+    if kind == "normed":
         del weights["head.2.bias"]  # its norm has none
-    return Found({"cross_head": kind}, weights)
+    return Found({"cross_head": kind, "reduction": reduction}, weights)
 
 
 def find_linear(source: str, modules: list[sentence.Module]) -> Found:
     """W alone, which sentence-transformers has as modules: the first state, then a dense layer to one score."""
     kinds, dense = [module.kind for module in modules], modules[-1].settings
-    first = kinds == ["Transformer", "Pooling", "Dense"] and sentence.reduction(modules[1].settings, source) == "first"
-    if not first or dense["out_features"] != 1 or sentence.ACTIVATIONS.get(dense["activation_function"]) != "identity":
+    plain = kinds == ["Transformer", "Pooling", "Dense"]
+    if not plain or dense["out_features"] != 1 or sentence.ACTIVATIONS.get(dense["activation_function"]) != "identity":
         raise ValueError(
-            f"{source} makes its score by {', '.join(kinds)}; cross takes one linear map of the first state: give "
+            f"{source} makes its score by {', '.join(kinds)}; cross takes one linear map of the pooled states: give "
             "--cross-head to train a new head on its encoder"
         )
-    return Found({"cross_head": "linear"}, pretrained.linear(source, {"linear": "head.0"}, modules[-1].folder))
+    known = {"cross_head": "linear", "reduction": sentence.reduction(modules[1].settings, source)}
+    return Found(known, pretrained.linear(source, {"linear": "head.0"}, modules[-1].folder))

@@ -63,16 +63,19 @@ class LateRanker(Ranker):
         """The tokens that are: [B, L]."""
         return mask
 
+    def prepared(self, views: Tensor, mask: Tensor) -> TokenStates:
+        return TokenStates(views, mask)
+
     def vectors(self, encoder, framed: Tokens) -> TokenStates:
         """A vector for every token of every framed text: [N, L] -> [N, L, D]."""
         vectors = states(encoder, framed, self.vector)
         return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype), framed.mask)
 
     def encode(self, candidates: Tokens) -> TokenStates:
-        return self.vectors(self.candidate_encoder, self.frame.wrap(candidates, self.frame.candidate_prompt))
+        return self.vectors(self.candidate_encoder, self.frame.wrap_candidate(candidates))
 
     def prepare(self, contexts: Tokens) -> TokenStates:
-        return self.vectors(self.context_encoder, self.frame.wrap(contexts, self.frame.context_prompt))
+        return self.vectors(self.context_encoder, self.frame.wrap_context(contexts))
 
     def match(self, prepared: TokenStates, kept: TokenStates) -> Tensor:
         scores = maths.maxsim(*prepared, *kept)  # [B, C]

@@ -53,6 +53,7 @@ PATHS = {  # model type -> where each part is, in the order of `Layer`
         *(f"ffn.{name}" for name in ("lin1", "activation", "lin2")),
         "output_layer_norm",
     ),
+    "parlai": Layer._fields[:-1],
 }
 
 
@@ -79,6 +80,12 @@ def embed(encoder: "Backbone", ids: Tensor, positions: Tensor, segments: Tensor)
     states = embeddings(input_ids=ids, position_ids=positions + (0 if first is None else first + 1), **inputs)
     project = getattr(encoder.model, "embeddings_project", None)  # ELECTRA's embeddings may be narrower
     return states if project is None else project(states)
+
+
+def affine(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a norm, [D] each, with what it multiplies its output by where it does (`ScaledNorm`)."""
+    scale = getattr(norm, "scale", 1.0)
+    return (norm.weight * scale).to(dtype), (norm.bias * scale).to(dtype)
 
 
 def relative(encoder: "Backbone") -> bool:

@@ -46,13 +46,13 @@ def dot(contexts: Tensor, candidates: Tensor) -> Tensor:
     return poly(contexts.unsqueeze(-2), candidates)
 
 
-def poly(views: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tensor:
+def poly(views: Tensor, candidates: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
     """Poly-encoder score: [B, K, D] views of the context with [G, C, D] candidates -> [B, C].
 
-        y = sum_k softmax_k(candidate . view_k) view_k,    score = y . candidate
+        y = sum_k softmax_k(scale candidate . view_k) view_k,    score = y . candidate
 
-    The sum is linear, so with `S = candidates . views` the score is `(softmax(S) * S).sum(-1)` and no [B, C, D] tensor
-    is ever made. It never exceeds the largest of the K inner products. `mask` [B, K] is True for real views.
+    The sum is linear, so with `S = candidates . views` the score is `(softmax(scale S) * S).sum(-1)` and no [B, C, D]
+    tensor is ever made. It never exceeds the largest of the K inner products. `mask` [B, K] is True for real views.
 
     >>> poly(torch.tensor([[[1.0], [1.0]]]), torch.tensor([[[2.0], [3.0]]]))
     tensor([[2., 3.]])
@@ -63,7 +63,8 @@ def poly(views: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tenso
         products = candidates @ views.transpose(-1, -2)  # [B, C, K]
     if views.shape[-2] == 1:
         return products.squeeze(-1)
-    logits = products if mask is None else products.masked_fill(~mask.unsqueeze(-2), -torch.inf)
+    logits = products if scale == 1.0 else products * scale
+    logits = logits if mask is None else logits.masked_fill(~mask.unsqueeze(-2), -torch.inf)
     return (logits.softmax(-1) * products).sum(-1)
 
 

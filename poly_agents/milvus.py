@@ -150,7 +150,7 @@ class MilvusSearch:
             vectors = torch.tensor([entities[row]["vector"] for row in rows])  # [n, D]
             bests.append(Best(count))
             if rows:
-                scores = maths.poly(query.views.unsqueeze(0), vectors.unsqueeze(0))[0]
+                scores = maths.poly(query.views.unsqueeze(0), vectors.unsqueeze(0), scale=query.scale)[0]
                 bests[-1].add(scores, torch.tensor(rows))
         share = sum(map(len, near)) / (len(near) * max(1, len(self.store)))
         return found(bests, share, share)
@@ -161,7 +161,7 @@ class MilvusSearch:
         views = prepared(ranker, contexts)
         scores = torch.full((len(views.vectors), len(self.store)), -torch.inf)
         for rows, vectors in self.store.vectors():
-            scores[:, rows] = maths.poly(views.vectors, vectors.unsqueeze(0), views.mask)
+            scores[:, rows] = maths.poly(views.vectors, vectors.unsqueeze(0), views.mask, views.scale)
         return scores
 
 
@@ -170,7 +170,7 @@ def prepared(ranker: Ranker, contexts: Tokens) -> Views:
     views = ranker.prepare(contexts.to(ranker.device))
     if not isinstance(views, Views):
         raise ValueError("Milvus is for rankers that keep one vector a candidate: bi, poly, early")
-    return Views(views.vectors.float().cpu(), None if views.mask is None else views.mask.cpu())
+    return views._replace(vectors=views.vectors.float()).cpu()
 
 
 def open_search(path: str, model: TextRanker, options: SearchOptions) -> MilvusSearch:

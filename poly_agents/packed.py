@@ -71,7 +71,7 @@ class Packed:
         self.asked = Product([layer.query, layer.key, layer.value], dtype)
         self.out, self.up, self.down = (Product([part], dtype) for part in (layer.out, layer.up, layer.down))
         norms = layer.attention_norm, layer.output_norm
-        self.norms = [(part.weight.to(dtype), part.bias.to(dtype), part.eps) for part in norms]
+        self.norms = [(*layers.affine(part, dtype), part.eps) for part in norms]
         self.activation = None if isinstance(layer.activation, GELUActivation) else layer.activation
         self.attention = products if dtype == torch.bfloat16 else scaled_dot_product_attention
 

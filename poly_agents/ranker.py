@@ -68,6 +68,10 @@ class Views(NamedTuple):
 
     vectors: Tensor  # [B, K, D]
     mask: Tensor | None = None  # [B, K] bool; None: all are real
+    scale: float = 1.0  # of the products under the softmax
+
+    def cpu(self) -> "Views":
+        return Views(self.vectors.cpu(), None if self.mask is None else self.mask.cpu(), self.scale)
 
 
 class Learnt(NamedTuple):
@@ -128,6 +132,10 @@ class Ranker(nn.Module, ABC):
         """Bare contexts [B, L] -> what a score needs of them; `Views` where inner products are all that counts."""
         return contexts
 
+    def prepared(self, views: Tensor, mask: Tensor | None) -> Any:
+        """What `prepare` gives, of a system that first makes some vectors [B, K, D] of each context; `mask` [B, K]."""
+        return Views(views, mask)
+
     @abstractmethod
     def match(self, prepared: Any, kept: Any) -> Tensor:
         """Prepared contexts and kept candidates [G, C, ...], G = 1 or B -> scores [B, C]."""
@@ -162,7 +170,7 @@ class Ranker(nn.Module, ABC):
         return dict(found.values())
 
     def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Take over what `tensors` of a like ranker gave; any difference is an error that names `source`."""
+        """Take over, and empty, what `tensors` of a like ranker gave; a difference is an error that names `source`."""
         own = self.tensors()
         wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
         if wrong:
@@ -172,7 +180,7 @@ class Ranker(nn.Module, ABC):
             )
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(tensors[name])
+                tensor.copy_(tensors.pop(name))
 
     def take(self, weights: dict[str, Tensor]) -> None:
         """Take over some weights, by their names."""

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from poly_agents import maths
 from poly_agents.options import at_least, option
-from poly_agents.ranker import PromptOptions
+from poly_agents.ranker import RankerOptions
 
 REDUCTIONS = ("first", "mean", "max", "sqrt", "first-m")
 
 
 @dataclass(frozen=True)
-class ReductionOptions(PromptOptions):
+class ReductionOptions(RankerOptions):
     reduction: str = option(None, "token states to one vector", REDUCTIONS, otherwise="mean")
     reduction_tokens: int = option(16, "m of --reduction first-m")
 

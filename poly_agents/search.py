@@ -78,7 +78,7 @@ class Search:
         prepared, vectors = ranker.prepare(contexts.to(ranker.device)), self.store.vectors
         if not isinstance(prepared, Views) or not vectors.single:
             return streamed_best(ranker, prepared, vectors, count)
-        prepared = Views(*(None if part is None else part.cpu() for part in prepared))
+        prepared = prepared.cpu()
         if self.options.search == "certified":
             return certified(prepared, vectors, count)
         if self.options.search == "fast":
@@ -188,7 +188,8 @@ def contest(query: "Query", vectors: Vectors, rows: Tensor, bounds: Tensor, best
 class Query:
     """One context's views, and how far from true a product with them can be once rounded."""
 
-    def __init__(self, vectors: Tensor, mask: Tensor | None, kind: torch.dtype):
+    def __init__(self, vectors: Tensor, mask: Tensor | None, kind: torch.dtype, scale: float):
+        self.scale = scale
         self.views = (vectors if mask is None else vectors[mask]).float()  # [K, D], the real ones
         self.rounded = self.views.to(kind)
         summed = self.views.shape[-1] * 2**-23 * self.views.norm(dim=-1)  # of D products, added up in float32
@@ -209,7 +210,7 @@ class Query:
 
     def score(self, block: Block) -> Tensor:
         """Scores of some candidates in float32, [n]."""
-        return maths.poly(self.views.unsqueeze(0), block.numbers.unsqueeze(0)).squeeze(0)
+        return maths.poly(self.views.unsqueeze(0), block.numbers.unsqueeze(0), scale=self.scale).squeeze(0)
 
 
 class Best:
@@ -236,7 +237,7 @@ def queries_of(prepared: Views, kind: torch.dtype) -> list[Query]:
     """Of vectors kept as `kind`."""
     kind = computed_in(kind)
     masks = [None] * len(prepared.vectors) if prepared.mask is None else prepared.mask
-    return [Query(*pair, kind) for pair in zip(prepared.vectors, masks, strict=True)]
+    return [Query(*pair, kind, prepared.scale) for pair in zip(prepared.vectors, masks, strict=True)]
 
 
 def found(bests: Sequence[Best], read: float, scored: float) -> Found:

@@ -12,7 +12,7 @@ import torch
 
 from poly_agents import checkpoint, files, processes
 from poly_agents import store as stores
-from poly_agents.backbone import choose_dtype
+from poly_agents.backbone import choose_dtype, unfilled
 from poly_agents.candidates import fingerprint
 from poly_agents.ranker import Ranker, RankerOptions, slices
 from poly_agents.search import Search
@@ -58,20 +58,21 @@ class TextRanker:
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
         """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else.
 
-        `zoo:poly_agents/NAME/model` is fetched first.
+        `zoo:poly_agents/NAME/model` is fetched first. A model file of ParlAI's own rankers needs its `.opt` too.
         """
         from poly_agents import zoo
 
         model_file = zoo.local(model_file)
-        tokenizer = Tokenizer.load(f"{model_file}.dict")
         saved = checkpoint.read(model_file)
+        tokenizer = Tokenizer.load(f"{model_file}.dict")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = ranker_class(saved.header["agent"])
         options = kind.Options.of(saved.header["options"] | {"precision": precision})
-        ranker = build(kind, options, tokenizer, saved.header["backbone"], device)
+        text, label = saved.header["text_truncate"], saved.header["label_truncate"]
+        with unfilled():
+            ranker = build(kind, options, tokenizer, saved.header["backbone"], device, label, lowered=True)
         ranker.load_tensors(saved.weights, model_file)
-        ranker.lower_precision()
-        return cls(ranker.to(device).eval(), tokenizer, saved.header["text_truncate"], saved.header["label_truncate"])
+        return cls(ranker.to(device).eval(), tokenizer, text, label)
 
     def save(self, model_file: str, **more: Any) -> None:
         """Write what `load` and ParlAI's `-mf` read: `model_file`, `.dict` and `.opt`; `more` goes into the header."""
@@ -126,7 +127,7 @@ class TextRanker:
 
     def context_ids(self, contexts: Sequence[str]) -> list[list[int]]:
         """Bare ids of contexts, their newest turns where they are too long."""
-        return [ids[-self.text_truncate :] for ids in self.tokenizer.ids_of(contexts)]
+        return [ids[-self.text_truncate :] for ids in self.tokenizer.context_ids_of(contexts)]
 
     def candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
         """Bare ids of candidates, their head where they are too long."""
@@ -207,17 +208,32 @@ def ranker_class(agent: str) -> type[Ranker]:
     return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
 
 
-def build(kind: type[Ranker], options: RankerOptions, tokenizer: Tokenizer, config: dict | None, device: str) -> Ranker:
-    """A ranker over a pretrained backbone, or over a blank one of a known configuration."""
+def build(
+    kind: type[Ranker],
+    options: RankerOptions,
+    tokenizer: Tokenizer,
+    config: dict | None,
+    device: str,
+    label_truncate: int = 0,
+    lowered: bool = False,
+) -> Ranker:
+    """A ranker over a pretrained backbone, or over a blank one of a known configuration.
+
+    A blank one for inference alone can be `lowered` from the start: its weights are never held in two precisions.
+    """
     dtype = choose_dtype(options.precision, device)
     if config is not None:
-        return kind(options, tokenizer.prompted(options), lambda: kind.Encoder.blank(config, dtype))
+        kept, frame = dtype if lowered else torch.float32, tokenizer.frame_for(options, label_truncate)
+        ranker = kind(options, frame, lambda: kind.Encoder.blank(config, dtype, kept))
+        if lowered:
+            ranker.lower_precision()
+        return ranker
     from poly_agents import zoo
 
     source = zoo.backbone(options.source)
     found = kind.find(options, source, tokenizer)
     options = options.settle(found.options)
     start = lambda: kind.start(options, kind.Encoder.pretrained(source, dtype))  # noqa: E731
-    ranker = kind(options, tokenizer.prompted(options), start)
+    ranker = kind(options, tokenizer.frame_for(options, label_truncate), start)
     ranker.take(found.weights)
     return ranker

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
@@ -45,16 +46,32 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str) -> "Tokenizer":
-        """Read what `save` wrote."""
+        """Read what `save` wrote, or the dictionary of a model of ParlAI's own."""
+        from poly_agents import parlai_model, parlai_tokenizer
+
+        if parlai_model.owns(path.removesuffix(".dict")):
+            return parlai_tokenizer.convert(path)
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            if "parlai" in saved:
+                return parlai_tokenizer.ParlaiTokenizer.of(saved)
             return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], saved["turn_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a tokeniser of poly_agents ({error}); restore the file") from error
 
     def save(self, path: str) -> None:
-        saved = {"pad_id": self.pad_id, "turn_id": self.turn_id, "tokenizer": json.loads(self.backend.to_str())}
+        saved = {"pad_id": self.pad_id} | self.about | {"tokenizer": json.loads(self.backend.to_str())}
         write_text(path, json.dumps(saved, ensure_ascii=False))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is to be known besides the backend."""
+        return {"turn_id": self.turn_id}
+
+    @property
+    def identity(self) -> str:
+        """What tells it from any other."""
+        return f"{self.pad_id} {self.turn_id} {self.backend.to_str()}"
 
     def ids(self, text: str) -> list[int]:
         """Bare ids of one text, no special tokens but the separator between its lines."""
@@ -78,8 +95,8 @@ class Tokenizer:
         mark = self.mark(text)
         return tuple(self.ids(text)) if mark is None else (mark,)
 
-    def prompted(self, options: Options) -> Frame:
-        """The frame, with the prompts of those systems that have any."""
+    def frame_for(self, options: Options, label_truncate: int) -> Frame:
+        """The frame, with the prompts of those systems that have any, for candidates of at most so many tokens."""
         given = {name: getattr(options, name, None) or "" for name in ("context_prompt", "candidate_prompt")}
         return replace(self.frame, **{name: self.prompt(text) for name, text in given.items()})
 
@@ -99,6 +116,10 @@ class Tokenizer:
         """The id of a prompt that is an entry of the vocabulary."""
         found = (self.backend.token_to_id(each) for each in (prompt, prompt.strip()))
         return next((number for number in found if number is not None), None)
+
+    def context_ids_of(self, contexts: Sequence[str]) -> list[list[int]]:
+        """Bare ids of contexts, whose lines are turns."""
+        return self.ids_of(contexts)
 
     def text(self, ids: Sequence[int]) -> str:
         """Ids back to text, as near as the vocabulary allows."""

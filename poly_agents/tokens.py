@@ -63,10 +63,10 @@ class Real(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Special tokens at one place of the frame, and their segment."""
+    """Special tokens at one place of the frame, and the segment of each."""
 
     ids: tuple[int, ...]
-    segment: int
+    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Frame:
     pad_id: int
     context_prompt: tuple[int, ...] = ()  # what a system puts before each context that it wraps
     candidate_prompt: tuple[int, ...] = ()
+    longest: int = 0  # of a candidate with its special tokens, cut where it is longer, as ParlAI does; 0: any
 
     @property
     def special(self) -> set[int]:
@@ -101,11 +102,25 @@ class Frame:
         before, after = self.single
         return self._chain(before, Piece(prompt, self.text_segment), (text, self.text_segment), after)
 
+    def wrap_context(self, text: Tokens) -> Tokens:
+        """One bare context [..., L] -> [..., L'], with its prompt."""
+        return self.wrap(text, self.context_prompt)
+
+    def wrap_candidate(self, text: Tokens) -> Tokens:
+        """One bare candidate [..., L] -> [..., L'] with its prompt, and cut where it is too long with all that."""
+        framed = self.wrap(text, self.candidate_prompt)
+        return framed.cut(self.longest) if self.longest else framed
+
     def join(self, first: Tokens, second: Tokens) -> Tokens:
         """Two bare texts [..., L1] and [..., L2] -> one row [..., L'] each."""
         before, between, after = self.pair
         one, two = self.pair_segments
-        return self._chain(before, (first, one), between, (second, two), after)
+        joint = self._chain(before, (first, one), between, (second, two), after)
+        if not self.longest:
+            return joint
+        end = first.mask.sum(-1, keepdim=True) + self.pair_length - self.single_length + self.longest
+        kept = joint.mask & (torch.arange(joint.mask.shape[-1], device=end.device) < end)
+        return joint._replace(mask=kept).cut(int(kept.sum(-1).max()))
 
     def own(self, framed: Tokens) -> Tensor:
         """Which of the framed tokens are the texts' own, neither special nor padding: [..., L] bool."""
@@ -127,8 +142,9 @@ def _text(tokens: Tokens, segment: int) -> Tokens:
 
 
 def _constant(piece: Piece, rows: Tensor) -> Tokens:
-    ids = torch.tensor(piece.ids, dtype=torch.long, device=rows.device).expand(*rows.shape[:-1], len(piece.ids))
-    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.full_like(ids, piece.segment))
+    shape = *rows.shape[:-1], len(piece.ids)
+    ids, segments = (torch.tensor(part, dtype=torch.long, device=rows.device).expand(shape) for part in piece)
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), segments)
 
 
 def read_frame(tokenizer, pad_id: int) -> Frame:
@@ -136,12 +152,12 @@ def read_frame(tokenizer, pad_id: int) -> Frame:
 
     def pieces(encoding, texts: int):
         rows = zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True)
-        special, segments = [Piece((), 0) for _ in range(texts + 1)], [0] * texts
+        special, segments = [Piece((), ()) for _ in range(texts + 1)], [0] * texts
         place = 0
         for source, group in groupby(rows, key=lambda row: row[0]):
             group = list(group)
             if source is None:
-                special[place] = Piece(tuple(row[1] for row in group), group[0][2])
+                special[place] = Piece(tuple(row[1] for row in group), tuple(row[2] for row in group))
             else:
                 segments[source] = group[0][2]
                 place = source + 1

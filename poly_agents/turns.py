@@ -41,6 +41,8 @@ class ChatHistory(History):
             self.p1_token, self.p2_token = SPEAKERS
 
     def _add_person_tokens(self, text, token, add_after_newln=False):
+        if token not in SPEAKERS:  # the tokens of a model of ParlAI's own
+            return super()._add_person_tokens(text, token, add_after_newln)
         return "\n".join(token + line if line and not line.startswith(PERSONA) else line for line in text.split("\n"))
 
 

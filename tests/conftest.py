@@ -158,7 +158,7 @@ VARIANTS = {
         {"reduction": "max", "bi_dense": 11},
     ],
     "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
-    "cross": [{}, {"cross_head": "pooled"}, {"cross_head": "normed-mean"}],
+    "cross": [{}, {"cross_head": "pooled"}, {"cross_head": "normed", "reduction": "mean"}],
     "mix": [
         {"mix_vectors": 3, "mix_layers": "1,2"},
         {"mix_strategy": "codes", "mix_vectors": 2, "mix_cosine": True},

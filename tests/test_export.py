@@ -96,12 +96,13 @@ PAIRS = [(context, text) for context in CONTEXTS for text in CANDIDATES]
 OWN = {"bert": "pooled", "roberta": "pooled", "mpnet": "pooled", "electra": "gelu", "distilbert": "relu"}
 
 
-OTHER = [("modernbert", "normed"), ("modernbert", "normed-mean"), ("bert", "linear"), ("roberta", "linear")]
+OTHER = [("modernbert", "normed"), ("modernbert", "normed mean"), ("bert", "linear"), ("roberta", "linear max")]
 
 
 @pytest.mark.parametrize(("family", "head"), [*OWN.items(), *OTHER])
 def test_sentence_transformers_opens_a_cross_encoder_and_it_comes_back(encoders, family, head, tmp_path):
-    model = shaken("cross", encoders[family], cross_head=head)
+    kind, _, reduction = head.partition(" ")
+    model = shaken("cross", encoders[family], cross_head=kind, reduction=reduction or "first")
     export(model, "sentence-transformers", tmp_path / "out")
     predicted = CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS)
     assert_close(torch.tensor(predicted).view(3, 4), scores(model), atol=1e-4, rtol=1e-4)
@@ -231,7 +232,12 @@ def test_a_process_without_poly_agents_loads_the_graphs_of_pytorch(one_layer, tm
         ("mix", {}, "onnx", "MixRanker runs layers in its own way"),
         ("bi", {"bi_dense": 11}, "huggingface", "AutoModel has no dense layer after its states; take --to sentence"),
         ("bi", {"reduction": "first-m"}, "sentence-transformers", "no pooling for --reduction first-m; take --to onnx"),
-        ("cross", {"cross_head": "linear"}, "huggingface", "has --cross-head pooled, this model has linear: train"),
+        (
+            "cross",
+            {"cross_head": "linear"},
+            "huggingface",
+            "has --cross-head pooled of --reduction first, this model has lin",
+        ),
         ("late", {"share_encoders": False}, "sentence-transformers", "one encoder for both sides, this model has one"),
         ("bi", {}, "tensorflow", "--to tensorflow: there are sentence-transformers, huggingface, onnx, torch-export"),
     ],

@@ -208,7 +208,7 @@ def test_cross_takes_over_the_head_of_every_family(encoders, family, tmp_path):
 def test_cross_takes_over_modernbert_s_mean(encoders, tmp_path):
     folder = classifier(tmp_path, "modernbert", encoders, classifier_pooling="mean")
     ours = TextRanker.start("cross", backbone=folder, **PLAIN)
-    assert ours.ranker.options.cross_head == "normed-mean"
+    assert (ours.ranker.options.cross_head, ours.ranker.options.reduction) == ("normed", "mean")
     assert_close(scores(ours), predicted(folder), atol=1e-5, rtol=1e-4)
 
 

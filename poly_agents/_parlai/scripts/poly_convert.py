@@ -1,0 +1,36 @@
+"""`parlai poly_convert -mf PARLAI_FILE --out MODEL`: a bi-, poly- or cross-encoder of ParlAI's own in our format."""
+
+from parlai.core.params import ParlaiParser
+from parlai.core.script import ParlaiScript, register_script
+
+DESCRIPTION = """Write a model of ParlAI's own transformer/biencoder, polyencoder or crossencoder as one of poly_agents.
+
+Such models load as they are; what is written loads faster, cannot run code, and needs no ParlAI: MODEL, MODEL.dict and
+MODEL.opt are all of it.
+"""
+
+
+@register_script("poly_convert")
+class PolyConvert(ParlaiScript):
+    @classmethod
+    def setup_args(cls):
+        parser = ParlaiParser(True, False, DESCRIPTION)
+        group = parser.add_argument_group("poly_convert")
+        group.add_argument("-mf", "--model-file", required=True, help="the model ParlAI has saved, or zoo:...")
+        group.add_argument("--out", required=True, help="the model file to write")
+        return parser
+
+    def run(self):
+        import os
+        from dataclasses import replace
+
+        from poly_agents import load
+
+        source, out = self.opt["model_file"], self.opt["out"]
+        if os.path.exists(out):
+            raise ValueError(f"--out {out}: there is a file already; give another path")
+        model = load(source, "float32")
+        model.ranker.options = replace(model.ranker.options, precision="auto")
+        model.save(out)
+        agent, size = model.header()["agent"], os.path.getsize(out) / 2**20
+        print(f"{source} is now {out}, a poly_agents/{agent} of {size:,.1f} MB")
