@@ -199,7 +199,7 @@ def encoder(opt: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "hidden_size": words.shape[1],
         "num_hidden_layers": layers if layers > 0 else opt["n_layers"],
         "num_attention_heads": opt["n_heads"],
-        "intermediate_size": opt["ffn_size"],
+        "intermediate_size": len(weights["context_encoder.model.layers.0.up.weight"]),
         "hidden_act": opt.get("activation", "relu"),
         "max_position_embeddings": len(positions),
         "learnt_positions": opt.get("learn_positional_embeddings", False),

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,14 @@ class TextRanker:
         opt = header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
         files.write_text(f"{model_file}.opt", json.dumps({"model": f"poly_agents/{header['agent']}"} | opt, indent=1))
         checkpoint.write(model_file, header, self.ranker.tensors())
+
+    @classmethod
+    def convert(cls, source: str, model_file: str, name: str = "") -> "TextRanker":
+        """Write any model file, one of ParlAI's own too, as one of ours; `name` says where its weights are from."""
+        model = cls.load(source, "float32")
+        model.ranker.options = replace(model.ranker.options, precision="auto", backbone=name or source)
+        model.save(model_file)
+        return model
 
     def header(self) -> dict[str, Any]:
         """All but the weights and the tokeniser that it takes to make the model again, as JSON."""

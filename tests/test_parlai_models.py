@@ -24,32 +24,10 @@ from poly_agents import checkpoint, packed
 from poly_agents.search import Search, SearchOptions
 from poly_agents.tokenizer import Tokenizer
 from poly_agents.tokens import pad
-from tests.conftest import WORDS, all_rankers, evaluate, make_ranker, text
+from tests.conftest import all_rankers, evaluate, make_ranker, text
+from tests.parlai_made import NAMES, PUBLISHED, TINY, make
 
 logging.set_log_level(logging.ERROR)
-NAMES = {"bi": "biencoder", "poly": "polyencoder", "cross": "crossencoder"}
-TINY = dict(embedding_size=24, ffn_size=28, n_layers=2, n_heads=4, n_positions=64, text_truncate=17, label_truncate=7)
-# What the published checkpoints were trained with, in small.
-PUBLISHED = dict(
-    variant="xlm",
-    activation="gelu",
-    embeddings_scale=False,
-    learn_positional_embeddings=True,
-    n_segments=2,
-    output_scaling=0.06,
-    dict_tokenizer="bpe",
-    dict_lower=True,
-    dict_endtoken="__start__",
-    dict_maxtokens=90,
-    reduction_type="mean",
-    share_encoders=False,
-    share_word_embeddings=False,
-    learn_embeddings=True,
-    history_size=20,
-    dropout=0.1,
-    attention_dropout=0.1,
-    fp16=False,
-)
 VARIANTS = [
     ("bi", {}),
     ("bi", {"variant": "xlm", "share_encoders": False, "reduction_type": "first", "n_segments": 1}),
@@ -75,38 +53,16 @@ IDS = [f"{number}-{agent}" for number, (agent, _) in enumerate(VARIANTS)]
 
 @pytest.fixture(scope="session")
 def theirs(data, tmp_path_factory):
-    """Make a model with ParlAI: (agent, options) -> model file; with every weight random, as none is at the start."""
+    """Make a model with ParlAI: (agent, options) -> model file."""
     made = {}
 
-    def make(agent: str, options: dict) -> str:
+    def once(agent: str, options: dict) -> str:
         key = agent, json.dumps(options)
-        if key in made:
-            return made[key]
-        path = str(tmp_path_factory.mktemp(agent) / "model")
-        task = {"task": "poly_agents:jsonl", "jsonl_path": data, "batchsize": 4, "model_file": path}
-        given = {"model": f"transformer/{NAMES[agent]}"} | task | {"candidates": "inline"} | TINY | options
-        opt = ParlaiParser(True, True).parse_kwargs(**given)
-        opt["dict_file"] = f"{path}.dict"
-        build_dictionary(opt)
-        made_agent = create_agent(opt)
-        torch.manual_seed(7)
-        for name, parameter in made_agent.model.named_parameters():
-            if parameter.requires_grad:
-                spread, middle = (0.15, float(name.endswith("weight"))) if "norm" in name else (0.3, 0.0)
-                parameter.data = torch.randn_like(parameter) * spread + middle
-        made_agent.save(path)
-        made[key] = path
-        return path
+        if key not in made:
+            made[key] = make(agent, options, str(tmp_path_factory.mktemp(agent) / "model"), data)
+        return made[key]
 
-    return make
-
-
-def build_dictionary(opt) -> None:
-    dictionary = DictionaryAgent(Opt(opt))
-    for word in WORDS * 3:
-        dictionary.add_to_dict(dictionary.tokenize(word))
-    dictionary.add_to_dict(dictionary.tokenize("\n . , ?"))
-    dictionary.save(sort=True)
+    return once
 
 
 def their_scores(path: str, context: list[str], candidates: list[str]) -> torch.Tensor:

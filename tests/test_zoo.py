@@ -23,6 +23,7 @@ from poly_agents._parlai.scripts.poly_zoo import PolyZoo
 from poly_agents.download import DownloadError
 from poly_agents.zoo import listing, publishing, sources
 from tests.conftest import all_rankers, evaluate, text
+from tests.parlai_made import PUBLISHED, files_of, make
 from tests.servers import Files, Hub, commit, serving
 from tests.test_download import tarred
 
@@ -222,37 +223,53 @@ def server(monkeypatch):
         yield found
 
 
-WEIGHTS = np.random.default_rng(0).bytes(150_001)
-STARTS = {
-    "model_poly/model": WEIGHTS,
-    "model_poly/model.dict": b"words",
-    "model_poly/model.opt": json.dumps({"model": "transformer/polyencoder", "n_layers": 3}).encode(),
-    "bi_model_huge_reddit/model": WEIGHTS[::-1],
-    "bi_model_huge_reddit/model.dict": b"words",
-}
+@pytest.fixture(scope="session")
+def theirs(tmp_path_factory):
+    """Models of ParlAI's own as its zoo has them, in small."""
+    options = {"poly": {"polyencoder_type": "codes", "poly_n_codes": 64}, "bi": {"n_layers": 12, "n_heads": 12}}
+    folder = tmp_path_factory.mktemp("theirs")
+    made = {}
+    for agent, own in options.items():
+        (folder / agent).mkdir()
+        made[agent] = make(agent, PUBLISHED | own, str(folder / agent / "model"))
+    return made
 
 
-def test_one_archive_of_parlai_serves_several_entries(server, tmp_path, monkeypatch):
+@pytest.fixture(scope="session")
+def starts(theirs) -> bytes:
+    """One archive for two entries; of one of them it holds no options."""
+    members = files_of(theirs["poly"], "model_poly/") | files_of(theirs["bi"], "bi_model_huge_reddit/")
+    del members["bi_model_huge_reddit/model.opt"]
+    return tarred(members)
+
+
+def ranking(path: str) -> list:
+    return poly_agents.load(path, "float32").rank("one two\nthree ?", ["four five", "six", "blue cat"])
+
+
+def test_one_archive_of_parlai_serves_several_entries(server, theirs, starts, tmp_path, monkeypatch):
     monkeypatch.setenv(sources.MIRROR, f"{server.url}/breaks")
-    server.data = tarred(STARTS)
+    server.data = starts
     path = zoo.fetch("model_poly", tmp_path)
     asked = len(server.asked)
     assert asked > 1 and server.asked[1][1].startswith("bytes=")  # it broke off, and went on
-    assert path.read_bytes() == WEIGHTS and path.with_name("model.dict").read_bytes() == b"words"
-    assert path.with_name("model.opt").read_bytes() == STARTS["model_poly/model.opt"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model", "model.dict", "model.opt"]
+    assert json.loads(path.with_name("model.opt").read_text())["model"] == "poly_agents/poly"
+    assert ranking(str(path)) == ranking(theirs["poly"])
     other = zoo.fetch("bi_model_huge_reddit", tmp_path)
-    assert other.read_bytes() == WEIGHTS[::-1] and len(server.asked) == asked
-    opt = json.loads(other.with_name("model.opt").read_text())
-    assert (opt["model"], opt["n_layers"], opt["reduction_type"]) == ("transformer/biencoder", 12, "mean")
+    assert ranking(str(other)) == ranking(theirs["bi"]) and len(server.asked) == asked
     with pytest.raises(DownloadError, match=r"holds no model_bi/model"):
         zoo.fetch("model_bi", tmp_path)
 
 
-def test_the_other_archives_are_told_apart(server, tmp_path, monkeypatch):
+def test_the_other_archives_are_told_apart(server, theirs, tmp_path, monkeypatch):
     monkeypatch.setenv(sources.MIRROR, f"{server.url}/data")
-    for number, name in enumerate(("multi_task", "ed_single_task")):
-        server.files[f"blended_skill_talk/{name}/v1.0.tar.gz"] = tarred({"model": bytes([number]), "model.opt": b"{}"})
-    assert [zoo.fetch(name, tmp_path).read_bytes() for name in ("multi_task", "ed_single_task")] == [b"\0", b"\1"]
+    whole, cut = files_of(theirs["poly"], ""), files_of(theirs["poly"], "")
+    cut["model.opt"] = json.dumps(json.loads(cut["model.opt"]) | {"label_truncate": 5}).encode()
+    for name, members in {"multi_task": whole, "ed_single_task": cut}.items():
+        server.files[f"blended_skill_talk/{name}/v1.0.tar.gz"] = tarred(members)
+    found = [zoo.fetch(name, tmp_path) for name in ("multi_task", "ed_single_task")]
+    assert [poly_agents.load(str(path)).label_truncate for path in found] == [7, 5]
 
 
 @pytest.mark.parametrize(
@@ -272,15 +289,16 @@ def test_an_archive_of_ill_will_is_refused(server, tmp_path, monkeypatch, member
     assert not (tmp_path / "data/models/poly_agents/model_poly").exists()
 
 
-def test_processes_at_once_fetch_once(server, tmp_path):
-    server.data = tarred(STARTS)
+def test_processes_at_once_fetch_once(server, starts, tmp_path):
+    server.data = starts
     code = "import sys; from poly_agents import zoo; print(zoo.fetch(sys.argv[1], sys.argv[2]).stat().st_size)"
     environment = os.environ | {sources.MIRROR: f"{server.url}/slow"}
     both = [
         subprocess.Popen([sys.executable, "-c", code, name, tmp_path], env=environment, stdout=subprocess.PIPE)
         for name in ("model_poly", "model_poly", "bi_model_huge_reddit")
     ]
-    assert [int(process.communicate(timeout=120)[0]) for process in both] == [len(WEIGHTS)] * 3
+    one, same, other = (int(process.communicate(timeout=120)[0]) for process in both)
+    assert one == same != other
     assert len(server.asked) == 1
 
 
@@ -388,19 +406,19 @@ def test_what_is_pushed_can_be_loaded_back(hub, trained, report, tmp_path, capsy
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_fetches_and_checks(server, tmp_path, capsys, monkeypatch):
+def test_the_command_lists_fetches_and_checks(server, starts, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv(sources.MIRROR, raising=False)
     PolyZoo.main("--datapath", str(tmp_path))
     assert "huggingface.co/BAAI/bge-small-en-v1.5" in capsys.readouterr().out
     PolyZoo.main("--markdown")
     assert capsys.readouterr().out.strip() == listing.markdown()
-    server.data = tarred(STARTS)
+    server.data = starts
     with monkeypatch.context() as scope:
         scope.setenv(sources.MIRROR, "")
         PolyZoo.main("model_poly", "--datapath", str(tmp_path), "--zoo-mirror", f"{server.url}/data")
     out = capsys.readouterr().out
     assert f"model_poly is in {tmp_path}/models/poly_agents/model_poly, whole and unchanged" in out
-    assert "parlai eval_model -m poly_agents/poly -mf zoo:poly_agents/model_poly/model -t TASK" in out
+    assert "parlai eval_model -mf zoo:poly_agents/model_poly/model -t TASK" in out
     for words, fault in ((["a", "b"], "one name at a time"), (["card"], "needs -mf"), (["publish"], "needs -mf")):
         with pytest.raises(ValueError, match=fault):
             PolyZoo.main(*words)

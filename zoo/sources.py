@@ -149,6 +149,7 @@ class Archive:
         except ValueError as error:  # ParlAI would go on to unpickle it
             opt.unlink()
             raise DownloadError(f"{content / self.inside / opt.name} is not JSON; older forms can run code") from error
+        convert(folder, Path(self.path, self.inside).as_posix())
         return {"url": file.url}
 
 
@@ -216,6 +217,18 @@ def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder
     text, label = DEFAULTS["text_truncate"], DEFAULTS["label_truncate"]
     text -= max(0, ranker.span(text, label) - ranker.context_encoder.positions)
     textranker.TextRanker(ranker, tokenizer, text, label).save(str(folder / "model"))
+
+
+def convert(folder: Path, name: str) -> None:
+    """ParlAI's model in a folder of links becomes one of ours; ParlAI's own stays where it was unpacked."""
+    from poly_agents.textranker import TextRanker
+
+    theirs = list(folder.iterdir())
+    TextRanker.convert(str(folder / "model"), str(folder / "ours"), name)
+    for path in theirs:
+        path.unlink()
+    for path in folder.iterdir():
+        path.rename(path.with_name(path.name.replace("ours", "model", 1)))
 
 
 def link(path: Path, to: Path) -> None:

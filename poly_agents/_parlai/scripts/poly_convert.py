@@ -22,15 +22,11 @@ class PolyConvert(ParlaiScript):
 
     def run(self):
         import os
-        from dataclasses import replace
 
-        from poly_agents import load
+        from poly_agents.textranker import TextRanker
 
         source, out = self.opt["model_file"], self.opt["out"]
         if os.path.exists(out):
             raise ValueError(f"--out {out}: there is a file already; give another path")
-        model = load(source, "float32")
-        model.ranker.options = replace(model.ranker.options, precision="auto")
-        model.save(out)
-        agent, size = model.header()["agent"], os.path.getsize(out) / 2**20
+        agent, size = TextRanker.convert(source, out).header()["agent"], os.path.getsize(out) / 2**20
         print(f"{source} is now {out}, a poly_agents/{agent} of {size:,.1f} MB")

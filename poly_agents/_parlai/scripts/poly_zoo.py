@@ -59,17 +59,14 @@ class PolyZoo(ParlaiScript):
 
     def _fetch(self, name: str) -> None:
         from poly_agents import zoo
-        from poly_agents.zoo.sources import Archive
 
         name = name.removeprefix("zoo:poly_agents/").removesuffix("/model")
         path = zoo.fetch(name, self.opt["datapath"], check=True)
         entry, address = zoo.find(name), f"zoo:poly_agents/{name}/model"
-        agent = f"-m poly_agents/{entry.agent or 'AGENT'}"
-        use = f"{agent} -mf {address}" if isinstance(entry.source, Archive) else f"-mf {address}"
         print(f"{name} is in {path.parent}, whole and unchanged ({path.stat().st_size / 1e6:,.0f} MB)\n")
-        print(f"  parlai eval_model {use} -t TASK")
-        print(f"  parlai interactive {use} -fcp FILE")
-        print(f"  parlai train_model {agent} --init-model {address} -t TASK -mf MODEL")
+        print(f"  parlai eval_model -mf {address} -t TASK")
+        print(f"  parlai interactive -mf {address} -fcp FILE")
+        print(f"  parlai train_model -m poly_agents/{entry.agent or 'AGENT'} --init-model {address} -t TASK -mf MODEL")
 
     def _publish(self, words: list[str]) -> None:
         from poly_agents.zoo import publishing
