@@ -26,29 +26,6 @@ from rankers import RESULTS, machine
 from poly_agents.files import write_text
 
 WORDS = 55_000
-OPT = {
-    "model": "transformer/polyencoder",
-    "dict_tokenizer": "bpe",
-    "dict_lower": True,
-    "dict_endtoken": "__start__",
-    "embedding_size": 768,
-    "n_layers": 12,
-    "n_heads": 12,
-    "ffn_size": 3072,
-    "n_positions": 1024,
-    "n_segments": 2,
-    "variant": "xlm",
-    "activation": "gelu",
-    "embeddings_scale": False,
-    "learn_positional_embeddings": True,
-    "output_scaling": 0.06,
-    "reduction_type": "mean",
-    "polyencoder_type": "codes",
-    "poly_n_codes": 64,
-    "text_truncate": 360,
-    "label_truncate": 72,
-    "gpu": -1,
-}
 
 
 def make(folder: Path) -> dict[str, str]:
@@ -58,13 +35,15 @@ def make(folder: Path) -> dict[str, str]:
     from parlai.core.params import ParlaiParser
 
     import poly_agents
+    from poly_agents.zoo.catalogue import PARLAI_AGENTS, PARLAI_OPTIONS
 
     files = {name: str(folder / name / "model") for name in ("zip", "pickle", "ours")}
     for name in ("zip", "pickle"):
         (folder / name).mkdir(parents=True)
         write_dictionary(files[name])
     where = {"model_file": files["zip"], "dict_file": f"{files['zip']}.dict"}
-    create_agent(ParlaiParser(True, True).parse_kwargs(**OPT, **where)).save(files["zip"])
+    published = PARLAI_OPTIONS | PARLAI_AGENTS["poly"] | {"model": "transformer/polyencoder", "gpu": -1}
+    create_agent(ParlaiParser(True, True).parse_kwargs(**published, **where)).save(files["zip"])
     write_text(f"{files['pickle']}.opt", Path(f"{files['zip']}.opt").read_text())
     torch.save(torch.load(files["zip"], weights_only=True), files["pickle"], _use_new_zipfile_serialization=False)
     poly_agents.load(files["zip"], "float32").save(files["ours"])

@@ -31,6 +31,7 @@ SPARE = "--evaltask poly_agents:chitchat"  # training evaluates on valid and tes
 ENDS = ("low", "high")  # of the interval of hits@1
 UNTRAINED = "MiniLM, untrained"
 DEPTH = 100  # documents of a query that are ranked again
+TAUGHT = 8  # of them, in training
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def first_stage(data: Path, out: Path) -> None:
     write_run(out, {query: [(each.candidate["id"], each.score) for each in best] for query, best in found.items()})
 
 
-def measure(job: Job, ranker: str, data: str, seconds: float, examples: int, folder: Path) -> dict:
-    """Train one ranker for some seconds and evaluate it."""
+def train(job: Job, ranker: str, data: str, seconds: float, folder: Path) -> str:
+    """Train one ranker for some seconds: its model file."""
     text, label = job.lengths.split()
     size = "-bs 8" if ranker == "cross" else "-bs 32"
     inline = "-cands inline" if job.inline else ""
@@ -84,7 +85,7 @@ def measure(job: Job, ranker: str, data: str, seconds: float, examples: int, fol
         f"--label-truncate {label} --max-train-time {seconds} --warmup-updates 20 --validation-every-n-epochs -1 "
         f"--validation-max-exs 16 --short-final-eval true --ignore-bad-candidates true --loglevel warn {SPARE}"
     )
-    return evaluate(job, f"-mf {folder}/{ranker}", data, examples, folder)
+    return f"{folder}/{ranker}"
 
 
 def evaluate(job: Job, model: str, data: str, examples: int, folder: Path) -> dict:
@@ -127,15 +128,16 @@ def main() -> None:
         job, place = JOBS[name], given.data / name
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            data = f"-t poly_agents:{job.task} --data-files {shlex.quote(str(place))}"
+            data = taught = f"-t poly_agents:{job.task} --data-files {shlex.quote(str(place))}"
             if job.task == "beir":
                 first_stage(place, folder / "run.txt")
-                data += f" --beir-run {folder}/run.txt --beir-top {DEPTH}"
+                data, taught = (f"{data} --beir-run {folder}/run.txt --beir-top {top}" for top in (DEPTH, TAUGHT))
             text, label = job.lengths.split()
             start = f"-m poly_agents/bi --text-truncate {text} --label-truncate {label}"
             rows = {UNTRAINED: evaluate(job, start, data, given.examples, folder)}
             for ranker in given.rankers or job.rankers:
-                rows[ranker] = measure(job, ranker, data, given.seconds, given.examples, folder)
+                model = train(job, ranker, taught, given.seconds, folder)
+                rows[ranker] = evaluate(job, f"-mf {model}", data, given.examples, folder)
         for ranker, row in rows.items():
             seconds = 0 if ranker == UNTRAINED else given.seconds
             results.append({"data": name, "ranker": ranker, "seconds": seconds, "published": job.published} | row)

@@ -244,6 +244,11 @@ class RankerAgent(TorchRankerAgent):
         total = self._total_updates()
         if 0 < done < (total or math.inf) and not states.get("optimizer"):
             logging.warning("the model has no optimiser beside it (a .checkpoint has): it starts afresh")
+        if total and self.opt.get("max_train_time", -1) > 0:
+            logging.warning(
+                f"the learning rate rises and falls over {total} updates; a run that --max-train-time ends long before "
+                "may see nothing but its beginning: give --max-train-steps, or leave out --num-epochs"
+            )
         self.scheduler = WarmupLinear(self.optimizer, total, warm_up, done)
         self._number_training_updates = done
 

@@ -434,6 +434,13 @@ def test_parlai_s_own_choices_stay_selectable(options, scheduler):
     TrainModel.main(**given, max_train_steps=5, warmup_updates=2, validation_every_n_steps=2, save_after_valid=True)
 
 
+def test_a_limit_of_time_beside_epochs_is_warned_of(options, monkeypatch):
+    warned = []
+    monkeypatch.setattr("poly_agents.agent.logging.warning", warned.append)
+    TrainModel.main(**settings(options, "bi"), num_epochs=0.5, max_train_time=60)
+    assert any("--max-train-time" in message and "leave out --num-epochs" in message for message in warned)
+
+
 def test_a_background_worker_trains(options):
     TrainModel.main(**settings(options, "bi"), max_train_steps=2, num_workers=1, datatype="train:stream")
 
