@@ -155,16 +155,15 @@ class RankerAgent(TorchRankerAgent):
         start, is_finetune = self._get_init_model(opt, None)
         if not start or not parlai_model.owns(start):
             return
-        header, name = checkpoint.read_header(start), self.ranker.__module__.rpartition(".")[2]
-        if header["agent"] != name:
+        header = checkpoint.read_header(start)
+        if header["agent"] != textranker.agent_of(self.ranker):
             raise ValueError(f"{start} is a {header['parlai']} of ParlAI: give -m poly_agents/{header['agent']}")
-        if not is_finetune and self._is_training(opt):
+        if not is_finetune and is_training(opt):
             raise ValueError(
                 f"--model-file {start} is ParlAI's own and stays as it is; to train on, give --init-model {start} "
                 "and another --model-file"
             )
-        found = header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
-        given = opt.get("override", {})
+        found, given = checkpoint.settings(header), opt.get("override", {})
         opt.update({key: value for key, value in found.items() if key not in given})
         opt.update(fp16=False, force_fp16_tokens=False)  # how it was trained, and nothing the encoder is run by
 
@@ -183,18 +182,13 @@ class RankerAgent(TorchRankerAgent):
         path = opt.get("fixed_candidates_path")
         if path:
             retrieval.check(path)
-        if path and is_address(path) and (cls._is_training(opt) or not cls.ranker.caches(options)):
+        if path and is_address(path) and (is_training(opt) or not cls.ranker.caches(options)):
             raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
         for name in ("ranks_file", "submission"):
-            if cls._is_training(opt) and opt.get(name):
+            if is_training(opt) and opt.get(name):
                 raise ValueError(f"--{name.replace('_', '-')} is of an evaluation: give it to eval_model")
-        if cls._is_training(opt) and opt.get("precision") == "float16":
+        if is_training(opt) and opt.get("precision") == "float16":
             raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
-
-    @staticmethod
-    def _is_training(opt) -> bool:
-        datatype = opt.get("datatype", "")
-        return "train" in datatype and "evalmode" not in datatype and not opt.get("interactive_mode")
 
     def build_dictionary(self):
         self.opt["tokenizer_source"] = self.ranker.Options.of(self.opt).source
@@ -433,7 +427,7 @@ class RankerAgent(TorchRankerAgent):
         """Whether a fixed pool is encoded once and kept on disk."""
         caches = self.ranker.caches(self.ranker_module.options)
         somewhere = self.opt.get("model_file") or self.opt["fixed_candidate_vecs"] not in ("reuse", "replace")
-        return bool(caches and somewhere and self.encode_candidate_vecs and not self._is_training(self.opt))
+        return bool(caches and somewhere and self.encode_candidate_vecs and not is_training(self.opt))
 
     def _open_store(self, path: str) -> Search | MilvusSearch:
         """The candidates in a file, encoded and kept beside the model; or those of a store that was made before."""
@@ -668,6 +662,12 @@ class RankerAgent(TorchRankerAgent):
 def lines(texts, scores, count: int) -> list[str]:
     """`   12.34  text` for the best few."""
     return [f"{score:9.3f}  {text}" for text, score in list(zip(texts, scores, strict=True))[:count]]
+
+
+def is_training(opt) -> bool:
+    """Whether weights are learnt under these options."""
+    datatype = opt.get("datatype", "")
+    return "train" in datatype and "evalmode" not in datatype and not opt.get("interactive_mode")
 
 
 def chat_candidates(teacher):

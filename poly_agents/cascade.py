@@ -26,7 +26,7 @@ from parlai.utils.misc import warn_once  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from poly_agents import pool, retrieval  # noqa: E402
-from poly_agents.agent import ShowCandidates, lines  # noqa: E402
+from poly_agents.agent import ShowCandidates, is_training, lines  # noqa: E402
 from poly_agents.backbone import PRECISIONS  # noqa: E402
 from poly_agents.candidates import Memory  # noqa: E402
 from poly_agents.evaluation import Asked, Evaluation, EvaluationOptions, grades_of, labels_of  # noqa: E402
@@ -121,7 +121,7 @@ class CascadeAgent(Agent):
         if shared:
             self.options, self.retriever, self.reranker, self.search, self.evaluation = shared["cascade"]
             return
-        if "train" in opt.get("datatype", "") and "evalmode" not in opt["datatype"] and not self.chat:
+        if is_training(opt):
             raise ValueError("a cascade is not trained: train its two models, each by itself, with train_model")
         self.options = CascadeOptions.of(opt)
         if self.path:

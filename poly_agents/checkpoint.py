@@ -78,6 +78,11 @@ def read(path: str) -> Checkpoint:
     return Checkpoint(header, weights, {"state": state, "param_groups": header["optimizer_groups"]})
 
 
+def settings(header: dict[str, Any]) -> dict[str, Any]:
+    """What ParlAI's options say of a model, but for its name: its own options and the lengths of its texts."""
+    return header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
+
+
 def examples_seen(model_file: str, task: str) -> int:
     """How many training examples of a task the checkpoint beside `model_file` has seen; 0 without one."""
     path = f"{model_file}.checkpoint"

@@ -129,6 +129,12 @@ def prompts(model: TextRanker) -> dict[str, str]:
     return found
 
 
+def check_pooling(reduction: str, to: str) -> None:
+    """Refuse a reduction that `pooling` has no name for, before anything is written."""
+    if to == "sentence-transformers" and reduction not in POOLINGS:
+        raise ValueError(f"sentence-transformers has no pooling for --reduction {reduction}; take --to onnx")
+
+
 def pooling(width: int, reduction: str) -> dict[str, Any]:
     modes = {flag: name == POOLINGS[reduction] for flag, name in sentence.EARLIER.items()}
     return {"word_embedding_dimension": width, "include_prompt": True} | modes
@@ -160,24 +166,19 @@ def write_list(folder: Path, modules: list[tuple[str, dict[str, Any] | None]]) -
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def check_pooling(reduction: str, to: str) -> None:
-    if to == "sentence-transformers" and reduction not in POOLINGS:
-        raise ValueError(f"sentence-transformers has no pooling for --reduction {reduction}; take --to onnx")
-
-
 def write_cross(model: TextRanker, to: str, folder: Path) -> None:
     """A folder that `CrossEncoder`, and mostly `AutoModelForSequenceClassification`, opens."""
     ranker, encoder = model.ranker, model.ranker.context_encoder
+    length = longest(encoder, ranker.span(model.text_truncate, model.label_truncate))
     if to == "sentence-transformers" and ranker.options.cross_head == "linear":
         check_pooling(ranker.options.reduction, to)
-        opens, fill = "`CrossEncoder(folder)` of sentence-transformers 6", partial(write_linear_head, model)
+        opens, fill = "`CrossEncoder(folder)` of sentence-transformers 6", partial(write_linear_head, model, length)
     else:
         opens = "`CrossEncoder(folder)`, or `AutoModelForSequenceClassification.from_pretrained(folder)`"
         fill = classifier(model, to).save_pretrained
 
     def write(beside: Path) -> None:
         fill(beside)
-        length = longest(encoder, ranker.span(model.text_truncate, model.label_truncate))
         turns = write_tokenizer(model.tokenizer, encoder, beside, length)
         how = f"{opens}, for pairs of a context and a candidate; a score is the one logit."
         write_readme(model, beside, turns, how)
@@ -185,7 +186,7 @@ def write_cross(model: TextRanker, to: str, folder: Path) -> None:
     files.new_folder(folder, write)
 
 
-def write_linear_head(model: TextRanker, folder: Path) -> None:
+def write_linear_head(model: TextRanker, length: int, folder: Path) -> None:
     """A linear head, which no family's classifier has, as modules of sentence-transformers."""
     encoder = model.ranker.context_encoder
     encoder.model.save_pretrained(folder)
@@ -195,7 +196,6 @@ def write_linear_head(model: TextRanker, folder: Path) -> None:
         folder,
         [("Transformer", None), ("Pooling", pooling(encoder.width, model.ranker.options.reduction)), ("Dense", head)],
     )
-    length = longest(encoder, model.ranker.span(model.text_truncate, model.label_truncate))
     task = {"transformer_task": "feature-extraction"}
     write_json(folder / "sentence_bert_config.json", transformer(encoder, length) | task)
     write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": IDENTITY})

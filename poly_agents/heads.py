@@ -7,7 +7,6 @@ relu          W relu(V)                DistilBERT
 normed        W norm(gelu(V))          ModernBERT; over the first state as all of the above, or over the mean
 """
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -68,7 +67,7 @@ def find(options: Options, source: str, tokenizer: Tokenizer) -> Found:
     modules = sentence.read(source, tokenizer)
     if modules and modules[-1].settings.get("module_output_name") == "scores":
         return find_linear(source, modules) if given in (None, "linear") else nothing
-    config = {} if Path(source).is_file() else pretrained.settings(source, "config.json")
+    config = pretrained.settings(source, "config.json")
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith("ForSequenceClassification"):
         return nothing
@@ -96,7 +95,7 @@ def find(options: Options, source: str, tokenizer: Tokenizer) -> Found:
 
 
 def find_linear(source: str, modules: list[sentence.Module]) -> Found:
-    """W alone, which sentence-transformers has as modules: the first state, then a dense layer to one score."""
+    """W alone, which sentence-transformers has as modules: pooled states, then a dense layer to one score."""
     kinds, dense = [module.kind for module in modules], modules[-1].settings
     plain = kinds == ["Transformer", "Pooling", "Dense"]
     if not plain or dense["out_features"] != 1 or sentence.ACTIVATIONS.get(dense["activation_function"]) != "identity":

@@ -13,7 +13,7 @@ WEIGHTS = "model.safetensors", "pytorch_model.bin"
 
 
 def path_of(source: str, name: str) -> Path | None:
-    """Where a file of the checkpoint is, fetched if need be; None where the checkpoint has none of that name."""
+    """Where a file of the checkpoint is, fetched if need be; None where it has none of that name, as a model file."""
     if Path(source).exists():
         path = Path(source, name)
         return path if path.is_file() else None

@@ -33,12 +33,14 @@ def top(scores: Tensor, count: int, last: Tensor | None = None) -> Top:
     >>> top(torch.tensor([0.5, 0.9, 0.5]), 2, torch.tensor([True, False, False])).indices
     tensor([1, 2])
     """
-    last = torch.zeros_like(scores, dtype=torch.bool) if last is None else last
     if len(scores) <= SORTED:
         order = torch.arange(len(scores), device=scores.device)
     else:
-        below = scores.nextafter(torch.full((), -torch.inf, device=scores.device))
-        order = torch.where(last, below, scores).topk(min(count, len(scores))).indices
-    order = order[last[order].int().argsort(stable=True)]
+        shown = scores
+        if last is not None:
+            shown = torch.where(last, scores.nextafter(torch.full((), -torch.inf, device=scores.device)), scores)
+        order = shown.topk(min(count, len(scores))).indices
+    if last is not None:
+        order = order[last[order].int().argsort(stable=True)]
     order = order[scores[order].argsort(descending=True, stable=True)[:count]]
     return Top(scores[order], order)

@@ -8,7 +8,6 @@ A ColBERT checkpoint has one of three forms: that of its authors (`HF_ColBERT`: 
 the marks are in artifact.metadata), PyLate's (Transformer and Dense), and that of sentence-transformers itself.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -107,9 +106,8 @@ def token_vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
 
 def read(source: str, tokenizer: Tokenizer) -> list[Module]:
     """The modules of a folder of sentence-transformers, in turn; none for any other."""
-    found = [] if Path(source).is_file() else pretrained.settings(source, "modules.json") or []
     modules = []
-    for each in found:
+    for each in pretrained.settings(source, "modules.json"):
         kind, folder = each["type"].rpartition(".")[2], each["path"]
         if kind == "Transformer" and folder:
             raise ValueError(f"{source} keeps its encoder in {folder}/: copy the files there to the top of the folder")

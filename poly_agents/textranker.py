@@ -79,8 +79,8 @@ class TextRanker:
         """Write what `load` and ParlAI's `-mf` read: `model_file`, `.dict` and `.opt`; `more` goes into the header."""
         header = self.header() | more
         self.tokenizer.save(f"{model_file}.dict")
-        opt = header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
-        files.write_text(f"{model_file}.opt", json.dumps({"model": f"poly_agents/{header['agent']}"} | opt, indent=1))
+        opt = {"model": f"poly_agents/{header['agent']}"} | checkpoint.settings(header)
+        files.write_text(f"{model_file}.opt", json.dumps(opt, indent=1))
         checkpoint.write(model_file, header, self.ranker.tensors())
 
     @classmethod
@@ -94,7 +94,7 @@ class TextRanker:
     def header(self) -> dict[str, Any]:
         """All but the weights and the tokeniser that it takes to make the model again, as JSON."""
         return {
-            "agent": type(self.ranker).__module__.rpartition(".")[2],
+            "agent": agent_of(type(self.ranker)),
             "options": vars(self.ranker.options),
             "backbone": self.ranker.context_encoder.config,
             "text_truncate": self.text_truncate,
@@ -215,6 +215,11 @@ def ranker_class(agent: str) -> type[Ranker]:
         raise ValueError(f"{agent!r} is not the name of a ranker")
     module = importlib.import_module(f"poly_agents.{agent}")
     return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
+
+
+def agent_of(kind: type[Ranker]) -> str:
+    """PolyRanker of `poly_agents.poly` -> `poly`."""
+    return kind.__module__.rpartition(".")[2]
 
 
 def build(

@@ -100,7 +100,7 @@ class Frame:
     def wrap(self, text: Tokens, prompt: tuple[int, ...] = ()) -> Tokens:
         """One bare text [..., L] -> [..., L'] as the encoder wants it, with a prompt before it."""
         before, after = self.single
-        return self._chain(before, Piece(prompt, self.text_segment), (text, self.text_segment), after)
+        return self._chain(before, Piece(prompt, (self.text_segment,) * len(prompt)), (text, self.text_segment), after)
 
     def wrap_context(self, text: Tokens) -> Tokens:
         """One bare context [..., L] -> [..., L'], with its prompt."""

@@ -73,7 +73,7 @@ def card(
     header, opt, evaluated = checkpoint.read_header(model_file), _opt(model_file), evaluations(model_file, reports)
     agent, options = header["agent"], {key: portable(value) for key, value in header["options"].items()}
     base = options["backbone"]
-    base = BACKBONES[base].source.removeprefix("https://huggingface.co/") if base in BACKBONES else base
+    base = BACKBONES[base].repo if base in BACKBONES else base
     tasks = list(dict.fromkeys([*header.get("examples_seen", {}), *(each.task for each in evaluated)]))
     data = ModelCardData(
         language=language,
@@ -104,7 +104,6 @@ def card(
     updates = header.get("number_training_updates", 0)
     trained = f"{updates:,} updates, {seen:,} examples" if updates else "not trained further"
     training = {key: portable(opt[key]) for key in TRAINING if updates and opt.get(key) not in (None, "")}
-    lengths = {key: header[key] for key in ("text_truncate", "label_truncate")}
     return f"""---
 {data.to_yaml()}
 ---
@@ -140,7 +139,7 @@ From `{base}`; {trained}.
 
 ## Options
 
-{_table(options | lengths)}
+{_table(checkpoint.settings(header | {"options": options}))}
 """.replace("\n\n\n", "\n")
 
 
@@ -197,8 +196,7 @@ def prepare(
     header = {key: saved.header[key] for key in kept if key in saved.header} | {"options": options}
     checkpoint.write(str(target / "model"), header, saved.weights)
     shutil.copyfile(f"{model_file}.dict", target / "model.dict")
-    opt = {"model": f"poly_agents/{header['agent']}", **options}
-    opt |= {key: header[key] for key in ("text_truncate", "label_truncate")}
+    opt = {"model": f"poly_agents/{header['agent']}"} | checkpoint.settings(header)
     write_text(target / "model.opt", json.dumps(opt, indent=1))
     address = f"zoo:poly_agents/hub/{name}/model" if name else f"{target.name}/model"
     title = name.partition("/")[2] if name else target.name

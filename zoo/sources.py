@@ -53,6 +53,11 @@ class Packaged:
         return folder
 
     @property
+    def repo(self) -> str:
+        """Its name on HuggingFace's hub."""
+        return self.source.removeprefix("https://huggingface.co/")
+
+    @property
     def where(self) -> str:
         return f"package {self.requirement}"
 
@@ -61,7 +66,7 @@ class Packaged:
         return True
 
     def make(self, agent: str, options: Mapping[str, Any], folder: Path, noted: dict[str, Any]) -> dict[str, Any]:
-        build(agent, options, str(self.fetch()), self.source.removeprefix("https://huggingface.co/"), folder)
+        build(agent, options, str(self.fetch()), self.repo, folder)
         return {"package": self.requirement}
 
 
