@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rankers import RESULTS, machine
 
-from poly_agents.files import write_text
+from poly_agents.files.atomic import write_text
 
 WORDS = 55_000
 

@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 import poly_agents
-from poly_agents.files import write_text
-from poly_agents.ranks import label_ranks
+from poly_agents.files.atomic import write_text
+from poly_agents.scoring.ranks import label_ranks
 from poly_agents.tasks.chitchat import examples
 
 COMMON = ["-t", "poly_agents:chitchat", "--text-truncate", "96", "--label-truncate", "32"]

@@ -21,11 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poly_agents import zoo
-from poly_agents.files import write_text
-from poly_agents.ranker import Ranker
+from poly_agents.files.atomic import write_text
+from poly_agents.models.textranker import build, ranker_class
+from poly_agents.scoring.ranker import Ranker
 from poly_agents.tasks.chitchat import examples
-from poly_agents.textranker import build, ranker_class
-from poly_agents.tokenizer import Tokenizer
+from poly_agents.text.tokenizer import Tokenizer
 
 CANDIDATES = 1000
 T5_CANDIDATES = 200  # a T5 that reads a thousand documents beside a query takes minutes

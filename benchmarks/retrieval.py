@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from parlai.core.opt import Opt
 
-from poly_agents import textranker, zoo
-from poly_agents.bi import BiOptions, BiRanker
-from poly_agents.files import write_text
-from poly_agents.search import Search, SearchOptions
+from poly_agents import zoo
+from poly_agents.candidates.search import Search, SearchOptions
+from poly_agents.files.atomic import write_text
+from poly_agents.models import textranker
+from poly_agents.models.textranker import TextRanker
+from poly_agents.rankers.bi import BiOptions, BiRanker
 from poly_agents.tasks.beir import BeirTeacher, parse_query, write_corpus
-from poly_agents.textranker import TextRanker
-from poly_agents.tokenizer import Tokenizer
+from poly_agents.text.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = {"scifact": 0.645}

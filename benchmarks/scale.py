@@ -25,13 +25,16 @@ from rankers import RESULTS, machine
 from tqdm import tqdm
 
 import poly_agents
-from poly_agents import maths, search, textranker, zoo
-from poly_agents.files import write_text
-from poly_agents.ranker import Ranker, TokenStates, Views, each
+from poly_agents import zoo
+from poly_agents.candidates import search
+from poly_agents.candidates.vectors import Vectors
+from poly_agents.files.atomic import write_text
+from poly_agents.models import textranker
+from poly_agents.scoring import maths
+from poly_agents.scoring.ranker import Ranker, TokenStates, Views, each
 from poly_agents.tasks.chitchat import conversations, examples
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
-from poly_agents.vectors import Vectors
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 
 LENGTH = 126  # tokens of a context; with the special ones 128
 SIZES = (1_000, 10_000, 100_000, 1_000_000)

@@ -28,13 +28,14 @@ from torch.nn.functional import normalize
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from poly_agents import plugin, textranker, zoo
-from poly_agents.dictionary import TokenizerDictionary
-from poly_agents.ranker import Ranker, each
-from poly_agents.search import Search, SearchOptions
+from poly_agents import plugin, zoo
+from poly_agents.agents.dictionary import TokenizerDictionary
+from poly_agents.candidates.search import Search, SearchOptions
+from poly_agents.models import textranker
+from poly_agents.models.textranker import TextRanker
+from poly_agents.scoring.ranker import Ranker, each
 from poly_agents.tasks.chitchat import conversations, examples
-from poly_agents.textranker import TextRanker
-from poly_agents.tokenizer import Tokenizer
+from poly_agents.text.tokenizer import Tokenizer
 
 CODES = 64
 CONTEXT, CANDIDATE = 96, 32  # tokens of training and evaluation, without the special ones

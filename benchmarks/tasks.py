@@ -19,8 +19,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from poly_agents.files import write_text
-from poly_agents.search import Search, SearchOptions
+from poly_agents.candidates.search import Search, SearchOptions
+from poly_agents.files.atomic import write_text
 from poly_agents.tasks.beir import documents, read_object, write_run
 
 RESULTS = Path(__file__).parent / "results"

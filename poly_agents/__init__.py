@@ -15,8 +15,8 @@ def load(model_file: str, precision: str = "auto"):
         >>> model.rank("how are you?", ["fine, and you?", "it is blue"])  # doctest: +SKIP
 
     `model_file` is what was given to ParlAI as `-mf`, `zoo:poly_agents/NAME/model` too. See
-    `poly_agents.textranker.TextRanker` for what comes back.
+    `poly_agents.models.textranker.TextRanker` for what comes back.
     """
-    from poly_agents.textranker import TextRanker
+    from poly_agents.models.textranker import TextRanker
 
     return TextRanker.load(model_file, precision)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.functional import pad
 
-from poly_agents.ranker import each
+from poly_agents.scoring.ranker import each
 
 
 def count() -> int:

@@ -33,9 +33,9 @@ from typing import Any
 
 from parlai.utils import logging
 
-from poly_agents import files
-from poly_agents.download import Download
-from poly_agents.submissions import Ranking, trec
+from poly_agents.evaluation.submissions import Ranking, trec
+from poly_agents.files import atomic
+from poly_agents.files.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher, columns, json_object, rows
 
@@ -164,7 +164,7 @@ def parse_found(line: str) -> tuple[str, list[tuple[str, float]]]:
 def write_run(out: str | Path, found: Mapping[str, Sequence[tuple[str, float]]]) -> None:
     """Write every query's documents and scores, best first, as the TREC run that `--beir-run` reads."""
     rankings = [Ranking(query, [d for d, _ in best], [s for _, s in best], 0.0) for query, best in found.items()]
-    files.write_text(out, trec(rankings))
+    atomic.write_text(out, trec(rankings))
 
 
 def documents(folder: str | Path) -> Iterator[dict[str, str]]:
@@ -179,7 +179,7 @@ def documents(folder: str | Path) -> Iterator[dict[str, str]]:
 def write_corpus(folder: str | Path, out: str | Path) -> int:
     """Write the corpus as the JSON lines that `-fcp` reads; how many there are."""
     lines = [json.dumps(document, ensure_ascii=False) for document in documents(folder)]
-    files.write_text(out, "\n".join(lines) + "\n")
+    atomic.write_text(out, "\n".join(lines) + "\n")
     return len(lines)
 
 

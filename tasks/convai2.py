@@ -19,7 +19,7 @@ from pathlib import Path
 
 from parlai.utils.strings import normalize_reply
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 

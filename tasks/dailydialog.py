@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.response import ResponseTeacher, draw_candidates, replies
 
 ARCHIVE = "ijcnlp_dailydialog.zip"

@@ -10,7 +10,7 @@ Eval     valid 2, test 10 candidates of the file, any number of them right; as i
 Context  every turn, oldest first
 """
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.tabs import TabsTeacher
 
 FILES = (

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
 

@@ -12,7 +12,7 @@ The official test labels are hidden: valid is the matched part (genres of train)
 ParlAI's task `multinli`, whose examples these are.
 """
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.snli import SnliTeacher
 
 FILES = (

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from parlai.utils import logging
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher, columns
 
 _ROOT = "https://msmarco.z22.web.core.windows.net/msmarcoranking"

@@ -20,9 +20,9 @@ from parlai.utils.data import DatatypeHelper
 from parlai.utils.distributed import get_rank, num_workers
 from parlai.utils.misc import warn_once
 
-from poly_agents import download
-from poly_agents.checkpoint import examples_seen
-from poly_agents.turns import Format
+from poly_agents.files import download
+from poly_agents.files.checkpoint import examples_seen
+from poly_agents.text.turns import Format
 
 CANDIDATES = 20  # of a context in evaluation, where the data set brings none
 

@@ -14,7 +14,7 @@ Pairs without a label that most annotators gave ("-") are left out. The examples
 import json
 from collections.abc import Iterator
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 FILES = (

@@ -18,7 +18,7 @@ sentences are all right as well; `-t poly_agents:trecqa:raw` keeps them.
 import csv
 from collections.abc import Iterator
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 from poly_agents.tasks.wikiqa import Answer, examples, is_right

@@ -9,7 +9,7 @@ Eval     10 candidates of the file, one of them right
 Context  every turn, oldest first
 """
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.tabs import TabsTeacher
 
 FILES = (Download("https://www.dropbox.com/s/2fdn26rj6h9bpvl/ubuntudata.zip?dl=1", "ubuntudata.zip", archive=True),)

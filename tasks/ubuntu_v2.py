@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks.response import Example, ResponseTeacher
 
 FILES = (

@@ -14,7 +14,7 @@ Variant `small`: trains on 250,000 articles.
 import random
 from collections.abc import Iterator, Sequence
 
-from poly_agents.download import Download
+from poly_agents.files.download import Download
 from poly_agents.tasks import variant
 from poly_agents.tasks.response import Example, ResponseTeacher
 

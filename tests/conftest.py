@@ -24,10 +24,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTraine
 from transformers import logging as transformers_logging
 
 import poly_agents
-from poly_agents.agent import RankerAgent
-from poly_agents.encoder_decoder import EncoderDecoder
-from poly_agents.ranker import Ranker
-from poly_agents.tokenizer import Tokenizer
+from poly_agents.agents.ranker_agent import RankerAgent
+from poly_agents.encoders.encoder_decoder import EncoderDecoder
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.text.tokenizer import Tokenizer
 
 transformers_logging.set_verbosity_error()
 WORDS = "hello hi how are you fine thanks what is your name my cat dog blue red one two three four five six".split()

@@ -13,9 +13,9 @@ from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging as parlai_logging
 
 import poly_agents
-from poly_agents import candidates
-from poly_agents.ranker import Ranker
-from poly_agents.tokens import pad
+from poly_agents.candidates import memory
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.text.tokens import pad
 from tests.conftest import ROWS, WORDS, all_rankers, evaluate, example, make, settings, text
 
 parlai_logging.logger.setLevel("ERROR")
@@ -73,7 +73,7 @@ def answer(agent, *messages) -> list[Message]:
 def test_sampled_negatives_are_other_responses(options, name):
     agent = make(options, name, negatives=2)
     batch = agent.batchify([agent.clone().observe(example(f"{w} hi", w)) for w in WORDS[:7]])
-    from poly_agents import pool
+    from poly_agents.candidates import pool
 
     whole = agent._build_candidates(batch, "batch", "train")
     sampled = pool.sample(whole, 2, seed=1)
@@ -163,7 +163,7 @@ def test_parlai_s_truncate_bounds_both(options):
 
 def test_truncation_is_counted_and_warned_of_once(trained, data, monkeypatch):
     warned = []
-    monkeypatch.setattr("poly_agents.agent.warn_once", lambda message: warned.append(message))
+    monkeypatch.setattr("poly_agents.agents.ranker_agent.warn_once", lambda message: warned.append(message))
     report = evaluate(trained["bi"], data, text_truncate=4)
     assert report["ctrunc"].value() == 1.0
     assert "newest turns" in warned[0]
@@ -299,7 +299,7 @@ def test_encodings_of_one_evaluation_are_not_used_after_more_training(options):
 def test_encodings_in_memory_are_bounded_and_the_same(trained, name):
     ranker = poly_agents.load(trained[name], "float32").ranker
     texts = [[5 + i % 7] * (1 + i % 5) for i in range(35)]
-    memory = candidates.Memory(limit=candidates.size(ranker.encode_texts(texts)) // 3)
+    held = memory.Memory(limit=memory.size(ranker.encode_texts(texts)) // 3)
     for _ in range(2):
         for start in range(0, 35, 7):
             found, fresh = (
@@ -308,7 +308,7 @@ def test_encodings_in_memory_are_bounded_and_the_same(trained, name):
             )
             scores = [ranker.score_texts(texts[:3], kept) for kept in (found, fresh)]
             torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-5)
-            assert memory.held == sum(map(candidates.size, memory.rows.values())) <= memory.limit
+            assert memory.held == sum(map(memory.size, memory.rows.values())) <= memory.limit
 
 
 # --- chats --------------------------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_parlai_s_own_choices_stay_selectable(options, scheduler):
 
 def test_a_limit_of_time_beside_epochs_is_warned_of(options, monkeypatch):
     warned = []
-    monkeypatch.setattr("poly_agents.agent.logging.warning", warned.append)
+    monkeypatch.setattr("poly_agents.agents.ranker_agent.logging.warning", warned.append)
     TrainModel.main(**settings(options, "bi"), num_epochs=0.5, max_train_time=60)
     assert any("--max-train-time" in message and "leave out --num-epochs" in message for message in warned)
 

@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 
 import poly_agents
-from poly_agents.backbone import Backbone
-from poly_agents.early import EarlyRanker
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
+from poly_agents.encoders.backbone import Backbone
+from poly_agents.rankers.early import EarlyRanker
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import FAMILIES, make, make_ranker
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents import maths
-from poly_agents.bi import BiOptions
-from poly_agents.poly import PolyOptions
-from poly_agents.ranker import choose
-from poly_agents.schedule import WarmupLinear
+from poly_agents.learning.schedule import WarmupLinear
+from poly_agents.rankers.bi import BiOptions
+from poly_agents.rankers.poly import PolyOptions
+from poly_agents.scoring import maths
+from poly_agents.scoring.ranker import choose
 from tests.conftest import make_ranker
 
 
@@ -70,14 +70,14 @@ def test_reductions(reduction, expected):
     ],
 )
 def test_views_are_real_states_each_once(views, expected, tiny, tokenizer):
-    kind = __import__("poly_agents.poly").poly.PolyRanker
+    kind = __import__("poly_agents.rankers.poly").poly.PolyRanker
     ranker = make_ranker(kind, tiny, tokenizer, poly_codes=3, poly_views=views)
     found, real = ranker.views(STATES, MASK).squeeze(-1), ranker.real_views(MASK)
     assert [row[keep].tolist() for row, keep in zip(found, real, strict=True)] == expected
 
 
 def test_codes_differ_from_the_start(tiny, tokenizer):
-    kind = __import__("poly_agents.poly").poly.PolyRanker
+    kind = __import__("poly_agents.rankers.poly").poly.PolyRanker
     codes = make_ranker(kind, tiny, tokenizer, poly_codes=16).codes
     assert torch.pdist(codes.detach()).min() > 0.01
 

@@ -12,7 +12,7 @@ from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging as parlai_logging
 
 import poly_agents
-from poly_agents import cascade
+from poly_agents.agents import cascade
 from tests.conftest import ROWS, evaluate, example, text
 from tests.data import FIXTURES, read
 

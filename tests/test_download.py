@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from poly_agents import download
-from poly_agents.archives import unpack
-from poly_agents.download import Download, DownloadError, Elsewhere, fetch, find
+from poly_agents.files import download
+from poly_agents.files.archives import unpack
+from poly_agents.files.download import Download, DownloadError, Elsewhere, fetch, find
 from tests.servers import DATA, DIGEST, Files, serving
 
 

@@ -11,11 +11,11 @@ from parlai.scripts.train_model import TrainModel
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM
 
-from poly_agents import checkpoint
-from poly_agents.ed2lm import Ed2lmOptions, Ed2lmRanker, Reading, cache_bytes, complement, loss
-from poly_agents.encoder_decoder import EncoderDecoder
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
+from poly_agents.encoders.encoder_decoder import EncoderDecoder
+from poly_agents.files import checkpoint
+from poly_agents.rankers.ed2lm import Ed2lmOptions, Ed2lmRanker, Reading, cache_bytes, complement, loss
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import WORDS, make_encoder, make_encoder_decoder, make_ranker
 from tests.test_agent import ROWS
 
@@ -149,8 +149,8 @@ def test_small_slices_give_the_same_scores_and_losses(make, tiny_t5, texts, monk
     for index in (None, torch.tensor([[2, 0, -1], [1, 4, 3], [3, 0, 1], [1, 4, -1]])):
         whole = ranker.learn(contexts, ranker.encode(pad(candidates)), index, labels)
         with monkeypatch.context() as small:
-            small.setitem(__import__("poly_agents.backbone").backbone.TOKEN_BUDGET, "cpu", 17)
-            small.setattr("poly_agents.encoder_decoder.LOGITS", 3 * 41)
+            small.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 17)
+            small.setattr("poly_agents.encoders.encoder_decoder.LOGITS", 3 * 41)
             sliced = ranker.learn(contexts, ranker.encode(pad(candidates)), index, labels)
         assert_close(sliced.scores, whole.scores, **CLOSE)
         assert_close(sliced.loss, whole.loss, **CLOSE)

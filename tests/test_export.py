@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 import poly_agents
 from poly_agents import zoo
-from poly_agents.export import export
-from poly_agents.textranker import TextRanker
+from poly_agents.export.export import export
+from poly_agents.models.textranker import TextRanker
 from tests.conftest import make_encoder
 
 CONTEXTS = ["hello how are you\nfine thanks\nwhat is your name", "my cat", "six"]  # of several turns, and of one

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from poly_agents import load
-from poly_agents.store import Store
+from poly_agents.candidates.store import Store
 from tests.conftest import text
 
 

@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel
 
-from poly_agents import maths
-from poly_agents.late import LateOptions, LateRanker
-from poly_agents.tokens import pad
+from poly_agents.rankers.late import LateOptions, LateRanker
+from poly_agents.scoring import maths
+from poly_agents.text.tokens import pad
 from tests.conftest import make_ranker
 
 

@@ -5,9 +5,9 @@ from dataclasses import fields
 import torch
 from torch.testing import assert_close
 
-from poly_agents import checkpoint
-from poly_agents.ranker import RankerOptions
-from poly_agents.tokens import Tokens, pad
+from poly_agents.files import checkpoint
+from poly_agents.scoring.ranker import RankerOptions
+from poly_agents.text.tokens import Tokens, pad
 from tests.conftest import all_rankers, make_ranker
 
 LENGTHS = 7, 2, 13, 5  # contexts
@@ -105,8 +105,8 @@ def test_cached_candidates_score_as_fresh_ones(ranker, texts):
 def test_candidates_encoded_in_several_runs_score_the_same(ranker, texts, monkeypatch):
     contexts, candidates = texts(*LENGTHS), texts(*CANDIDATES)
     whole = ranker.score_texts(contexts, ranker.encode_texts(candidates))
-    monkeypatch.setattr("poly_agents.ranker.ENCODE_ROWS", 2)
-    monkeypatch.setitem(__import__("poly_agents.backbone").backbone.TOKEN_BUDGET, "cpu", 16)
+    monkeypatch.setattr("poly_agents.scoring.ranker.ENCODE_ROWS", 2)
+    monkeypatch.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 16)
     assert_close(ranker.score_texts(contexts, ranker.encode_texts(candidates)), whole, atol=1e-5, rtol=1e-5)
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents import layers
-from poly_agents.backbone import Backbone
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import Tokens, pad
+from poly_agents.encoders import layers
+from poly_agents.encoders.backbone import Backbone
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import Tokens, pad
 
 
 def framed(folder: str, texts) -> Tokens:

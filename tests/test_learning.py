@@ -14,11 +14,14 @@ from torch import distributed as dist
 from torch.testing import assert_close
 
 import poly_agents
-from poly_agents import distill, losses, negatives, pool, processes, sweep, training
-from poly_agents.teachers import Turn
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import Tokens, pad
-from poly_agents.training import TrainingOptions
+from poly_agents import processes
+from poly_agents.agents.teachers import Turn
+from poly_agents.candidates import pool
+from poly_agents.learning import distill, losses, negatives, training
+from poly_agents.learning.training import TrainingOptions
+from poly_agents.models import layer_sweep
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import Tokens, pad
 from tests.conftest import ROWS, all_rankers, example, make, make_ranker, settings, text
 
 LENGTHS = 7, 2, 13, 5, 3, 8, 1  # contexts
@@ -363,4 +366,4 @@ def test_the_sweep_looks_at_the_vectors_of_early(options, trained, texts, layer)
     cross, ids = poly_agents.load(trained["cross"], "float32"), texts(5, 1, 11)
     early = make(options, "early", cross_model=trained["cross"], early_layer=layer).ranker_module
     assert len(early.context_encoder.layers) == layer
-    assert_close(early.encode_texts(ids), sweep.layer_vectors(cross, ids)[:, layer], atol=1e-5, rtol=1e-5)
+    assert_close(early.encode_texts(ids), layer_sweep.layer_vectors(cross, ids)[:, layer], atol=1e-5, rtol=1e-5)

@@ -16,11 +16,19 @@ from parlai.scripts.eval_model import EvalModel
 from parlai.scripts.multiprocessing_eval import MultiProcessEval
 from torch.nn.functional import pad
 
-from poly_agents import pool
-from poly_agents.agent import RankerAgent
-from poly_agents.evaluation import RESAMPLES, EvaluationOptions, Interval, draw
-from poly_agents.measures import average_precision, measures, ndcg, ranked, recall_any, recall_share, reciprocal_rank
-from poly_agents.ranks import SORTED, label_ranks, top
+from poly_agents.agents.ranker_agent import RankerAgent
+from poly_agents.agents.report import RESAMPLES, EvaluationOptions, Interval, draw
+from poly_agents.candidates import pool
+from poly_agents.evaluation.measures import (
+    average_precision,
+    measures,
+    ndcg,
+    ranked,
+    recall_any,
+    recall_share,
+    reciprocal_rank,
+)
+from poly_agents.scoring.ranks import SORTED, label_ranks, top
 from tests.conftest import ROWS, evaluate, example, make, text
 
 KS = (1, 2, 5, 10)
@@ -222,7 +230,7 @@ def test_contexts_without_a_right_candidate_are_skipped_or_counted(options):
 
 @pytest.mark.parametrize("source", ["inline", "batch", "fixed", "batch-all-cands"])
 def test_a_constant_scorer_has_no_hits_in_our_measures_nor_in_parlai_s(trained, data, source, pool_file, monkeypatch):
-    from poly_agents.search import Search
+    from poly_agents.candidates.search import Search
 
     flat = RankerAgent.score_candidates
     monkeypatch.setattr(RankerAgent, "score_candidates", lambda *a: flat(*a) * 0)

@@ -14,12 +14,12 @@ from parlai.core.params import ParlaiParser
 from torch.testing import assert_close
 
 import poly_agents
-from poly_agents import milvus
-from poly_agents.milvus import MilvusSearch, MilvusStore
-from poly_agents.search import Search, SearchOptions
-from poly_agents.store import read_candidates
-from poly_agents.textranker import TextRanker
-from poly_agents.tokens import pad
+from poly_agents.candidates import milvus
+from poly_agents.candidates.milvus import MilvusSearch, MilvusStore
+from poly_agents.candidates.search import Search, SearchOptions
+from poly_agents.candidates.store import read_candidates
+from poly_agents.models.textranker import TextRanker
+from poly_agents.text.tokens import pad
 from tests.conftest import evaluate, example, text
 from tests.test_store import Encoder, lines, words
 

@@ -5,10 +5,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from poly_agents import mix as module
-from poly_agents.mix import MixOptions, MixRanker
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
+from poly_agents.rankers import mix as module
+from poly_agents.rankers.mix import MixOptions, MixRanker
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import FAMILIES, make_encoder, make_ranker
 
 POST_NORM = [family for family in FAMILIES if family != "modernbert"]

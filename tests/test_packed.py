@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents import layers, packed
-from poly_agents.backbone import Backbone, by_length
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import Tokens, pad
+from poly_agents.encoders import layers, packed
+from poly_agents.encoders.backbone import Backbone, by_length
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import Tokens, pad
 from tests.conftest import FAMILIES, all_rankers, make_ranker
 
 LENGTHS = 7, 2, 13, 13, 1, 19, 13

@@ -20,10 +20,11 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.testing import assert_close
 
 import poly_agents
-from poly_agents import checkpoint, packed
-from poly_agents.search import Search, SearchOptions
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
+from poly_agents.candidates.search import Search, SearchOptions
+from poly_agents.encoders import packed
+from poly_agents.files import checkpoint
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import all_rankers, evaluate, make_ranker, text
 from tests.parlai_made import NAMES, PUBLISHED, TINY, make
 
@@ -329,7 +330,7 @@ def test_the_fast_path_and_the_fused_attention_give_the_same_states(theirs, vari
     assert packed.suits(encoder, tokens) == (variant != "prelayernorm")
     plain = encoder._run(encoder.model, tokens).last_hidden_state
     assert_close(encoder(tokens)[tokens.mask], plain[tokens.mask], atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr("poly_agents.backbone.attention", lambda: "sdpa")
+    monkeypatch.setattr("poly_agents.encoders.backbone.attention", lambda: "sdpa")
     fused = poly_agents.load(path, "float32").ranker.context_encoder
     assert_close(
         fused._run(fused.model, tokens).last_hidden_state[tokens.mask], plain[tokens.mask], atol=1e-5, rtol=1e-5

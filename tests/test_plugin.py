@@ -243,7 +243,7 @@ def test_a_missing_parlai_gives_the_command_to_type(environment):
     code = (
         "import sys\n"
         "sys.modules['parlai'] = None\n"
-        "import poly_agents.poly"
+        "import poly_agents.rankers.poly"
     )  # fmt: skip
     out = environment.run("-c", code, ok=False)
     assert "pip install --no-deps parlai==1.7.2" in out.splitlines()[-1]

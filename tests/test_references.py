@@ -9,11 +9,11 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
 from poly_agents import zoo
-from poly_agents.bi import BiRanker
-from poly_agents.cross import CrossRanker
-from poly_agents.poly import PolyRanker
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
+from poly_agents.rankers.bi import BiRanker
+from poly_agents.rankers.cross import CrossRanker
+from poly_agents.rankers.poly import PolyRanker
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import make_encoder, make_ranker
 
 PARLAI = {

@@ -5,7 +5,7 @@ import json
 import pytest
 from parlai.scripts.eval_model import EvalModel
 
-from poly_agents.store import read_candidates
+from poly_agents.candidates.store import read_candidates
 from poly_agents.tasks.beir import documents, write_corpus, write_run
 from tests.data import FIXTURES, read, shared, spoil, teacher
 

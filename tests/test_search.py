@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents import maths, search, sketch
-from poly_agents.poly import PolyRanker
-from poly_agents.ranker import Views
-from poly_agents.store import build
-from poly_agents.vectors import Vectors
+from poly_agents.candidates import search, sketch
+from poly_agents.candidates.store import build
+from poly_agents.candidates.vectors import Vectors
+from poly_agents.rankers.poly import PolyRanker
+from poly_agents.scoring import maths
+from poly_agents.scoring.ranker import Views
 from tests.conftest import all_rankers, make_ranker
 
 WIDTH, COUNT = 23, 7
@@ -36,7 +37,7 @@ def small_slices(monkeypatch):
     for name, value in {"ROWS": 37, "BATCH": 5, "APART": 2, "BOUNDS": 1300}.items():
         monkeypatch.setattr(search, name, value)
     monkeypatch.setattr(sketch, "RANK", 13)
-    monkeypatch.setattr("poly_agents.store.ROWS", 101)
+    monkeypatch.setattr("poly_agents.candidates.store.ROWS", 101)
 
 
 def stored(tmp_path, precision: str, number: int = 613):
@@ -121,8 +122,8 @@ def test_views_are_chosen_far_apart():
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(all_rankers()))
 def test_every_ranker_that_keeps_candidates_is_searched_in_slices(name, backbones, texts, tmp_path, monkeypatch):
-    from poly_agents.tokenizer import Tokenizer
-    from poly_agents.tokens import pad
+    from poly_agents.text.tokenizer import Tokenizer
+    from poly_agents.text.tokens import pad
 
     kind = all_rankers()[name]
     tokenizer = Tokenizer.pretrained(backbones[kind])
@@ -140,7 +141,7 @@ def test_every_ranker_that_keeps_candidates_is_searched_in_slices(name, backbone
 
 
 def test_a_poly_encoder_s_masked_views_are_no_views(tiny, tokenizer, texts):
-    from poly_agents.tokens import pad
+    from poly_agents.text.tokens import pad
 
     ranker = make_ranker(PolyRanker, tiny, tokenizer, poly_codes=9, poly_views="last")
     kept = ranker.encode_texts(texts(*range(1, 30)))

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import poly_agents
 from poly_agents import zoo
-from poly_agents.textranker import TextRanker
+from poly_agents.models.textranker import TextRanker
 from tests.conftest import make, make_encoder
 
 CONTEXTS = ["hello how are you", "my cat"]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents import store as stores
-from poly_agents.ranker import TokenStates
-from poly_agents.store import Damaged, Store, build, read_candidates
-from poly_agents.vectors import Vectors
+from poly_agents.candidates import store as stores
+from poly_agents.candidates.store import Damaged, Store, build, read_candidates
+from poly_agents.candidates.vectors import Vectors
+from poly_agents.scoring.ranker import TokenStates
 
 
 class Encoder:

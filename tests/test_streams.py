@@ -14,10 +14,10 @@ from parlai.scripts.multiprocessing_eval import MultiProcessEval
 from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging
 
-from poly_agents import checkpoint
+from poly_agents.agents.teachers import turns
+from poly_agents.files import checkpoint
 from poly_agents.tasks import response
 from poly_agents.tasks.jsonl import JsonlTeacher
-from poly_agents.teachers import turns
 from tests.conftest import ROWS, evaluate, settings
 
 COUNT = len(ROWS)
@@ -258,7 +258,7 @@ def test_speakers_are_the_same_in_training_and_evaluation(data, datatype):
 
 def test_a_task_downloads_what_its_table_says(tmp_path, monkeypatch):
     import poly_agents.tasks.jsonl as module
-    from poly_agents.download import Elsewhere
+    from poly_agents.files.download import Elsewhere
 
     monkeypatch.setattr(module, "FILES", [Elsewhere("a.txt", "https://example.org", "it is not free")], raising=False)
     found = teacher(tmp_path, "train:stream", datapath=str(tmp_path))

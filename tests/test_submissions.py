@@ -11,8 +11,8 @@ from parlai.scripts.eval_model import EvalModel
 from parlai.scripts.multiprocessing_eval import MultiProcessEval
 
 import poly_agents
-from poly_agents import submissions
-from poly_agents.submissions import Ranking, Submission, dstc7, msmarco
+from poly_agents.evaluation import submissions
+from poly_agents.evaluation.submissions import Ranking, Submission, dstc7, msmarco
 from tests.conftest import evaluate, make
 from tests.data import FIXTURES, read
 

@@ -7,9 +7,9 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoTokenizer
 
-from poly_agents.backbone import Backbone, by_length
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
+from poly_agents.encoders.backbone import Backbone, by_length
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import FAMILIES
 
 ONE, TWO = "hello how are you fine", "my cat"
@@ -99,7 +99,7 @@ def test_emoji_unknown_scripts_and_long_turns_have_ids():
 
 def test_rows_are_put_back_in_order_and_no_run_is_over_budget(texts, monkeypatch):
     tokens = pad(texts(3, 17, 1, 9, 9, 2, 13))
-    monkeypatch.setitem(__import__("poly_agents.backbone").backbone.TOKEN_BUDGET, "cpu", 20)
+    monkeypatch.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 20)
     runs = []
 
     def run(part):

@@ -12,8 +12,8 @@ from collections import Counter
 import pytest
 import torch
 
-from poly_agents import checkpoint
-from poly_agents.agent import RankerAgent
+from poly_agents.agents.ranker_agent import RankerAgent
+from poly_agents.files import checkpoint
 from tests.test_agent import ROWS
 
 DRIVER = """

@@ -8,8 +8,8 @@ from parlai.scripts.interactive import Interactive
 from parlai.scripts.self_chat import SelfChat
 from parlai.scripts.train_model import TrainModel
 
-from poly_agents import turns
-from poly_agents.agent import RankerAgent
+from poly_agents.agents.ranker_agent import RankerAgent
+from poly_agents.text import turns
 from tests.conftest import evaluate, settings, text
 
 

@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel
 
-from poly_agents.tokenizer import Tokenizer
-from poly_agents.tokens import pad
-from poly_agents.uni import UniOptions, UniRanker
+from poly_agents.rankers.uni import UniOptions, UniRanker
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import make_ranker
 
 FAMILIES = "bert", "electra", "roberta", "distilbert"
@@ -72,7 +72,7 @@ def test_contexts_scored_in_slices_score_the_same(tiny, tokenizer, texts, monkey
     ranker = make_ranker(UniRanker, tiny, tokenizer)
     contexts, candidates = pad(texts(5, 9, 2, 13)), pad(texts(3, 6, 2))
     whole = ranker(contexts, candidates)
-    monkeypatch.setitem(__import__("poly_agents.backbone").backbone.TOKEN_BUDGET, "cpu", 1)
+    monkeypatch.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 1)
     assert_close(ranker(contexts, candidates), whole, atol=1e-5, rtol=1e-5)
 
 

@@ -18,9 +18,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 import poly_agents
-from poly_agents import checkpoint, download, zoo
+from poly_agents import zoo
 from poly_agents._parlai.scripts.poly_zoo import PolyZoo
-from poly_agents.download import DownloadError
+from poly_agents.files import checkpoint, download
+from poly_agents.files.download import DownloadError
 from poly_agents.zoo import listing, publishing, sources
 from tests.conftest import all_rankers, evaluate, text
 from tests.parlai_made import PUBLISHED, files_of, make

@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from poly_agents.download import DownloadError
-from poly_agents.files import sha256, write_text
+from poly_agents.files.atomic import sha256, write_text
+from poly_agents.files.download import DownloadError
 from poly_agents.zoo.catalogue import BACKBONES, ZOO, Entry
 from poly_agents.zoo.sources import OURS, Packaged, Pushed
 

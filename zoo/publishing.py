@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poly_agents import checkpoint
-from poly_agents.files import sha256, write_text
+from poly_agents.files import checkpoint
+from poly_agents.files.atomic import sha256, write_text
 from poly_agents.zoo.catalogue import BACKBONES
 from poly_agents.zoo.sources import OURS, SUMS
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poly_agents.download import Download, DownloadError, fetch, fetch_archive
-from poly_agents.files import replace, sha256, write_text
+from poly_agents.files.atomic import replace, sha256, write_text
+from poly_agents.files.download import Download, DownloadError, fetch, fetch_archive
 
 MIRROR = "POLY_AGENTS_ZOO"
 PARLAI = "http://parl.ai/downloads/_models"
@@ -196,9 +196,9 @@ class Release:
 
 def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder: Path) -> None:
     """A model file of ours from a HuggingFace folder. Raises ValueError where a weight would be left random."""
-    from poly_agents import textranker
-    from poly_agents.agent import DEFAULTS
-    from poly_agents.tokenizer import Tokenizer
+    from poly_agents.agents.ranker_agent import DEFAULTS
+    from poly_agents.models import textranker
+    from poly_agents.text.tokenizer import Tokenizer
 
     kind = textranker.ranker_class(agent)
     told = kind.Options.of({**options, "backbone": source})
@@ -220,7 +220,7 @@ def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder
 
 def convert(folder: Path, name: str) -> None:
     """ParlAI's model in a folder of links becomes one of ours; ParlAI's own stays where it was unpacked."""
-    from poly_agents.textranker import TextRanker
+    from poly_agents.models.textranker import TextRanker
 
     theirs = list(folder.iterdir())
     TextRanker.convert(str(folder / "model"), str(folder / "ours"), name)

@@ -23,7 +23,7 @@ class PolyConvert(ParlaiScript):
     def run(self):
         import os
 
-        from poly_agents.textranker import TextRanker
+        from poly_agents.models.textranker import TextRanker
 
         source, out = self.opt["model_file"], self.opt["out"]
         if os.path.exists(out):

@@ -28,7 +28,7 @@ class PolyExport(ParlaiScript):
 
     def run(self):
         from poly_agents import load
-        from poly_agents.export import export
+        from poly_agents.export.export import export
 
         for path in export(load(self.opt["model_file"], "float32"), self.opt["to"], self.opt["out"]):
             print(f"{path.stat().st_size:>14,}  {path}")

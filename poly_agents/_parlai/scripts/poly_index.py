@@ -16,7 +16,7 @@ only what is new is encoded, and what is gone is taken out. With several process
 class PolyIndex(ParlaiScript):
     @classmethod
     def setup_args(cls):
-        from poly_agents.vectors import PRECISIONS
+        from poly_agents.candidates.vectors import PRECISIONS
 
         parser = ParlaiParser(True, False, DESCRIPTION)
         group = parser.add_argument_group("poly_index")
@@ -35,7 +35,8 @@ class PolyIndex(ParlaiScript):
         return parser
 
     def run(self):
-        from poly_agents import load, milvus, processes, store
+        from poly_agents import load, processes
+        from poly_agents.candidates import milvus, store
 
         opt = self.opt
         with processes.launched() as rank:

@@ -18,6 +18,6 @@ class PolyLayers(ParlaiScript):
         return parser
 
     def run(self):
-        from poly_agents import sweep
+        from poly_agents.models import layer_sweep
 
-        print(sweep.run(self.opt))
+        print(layer_sweep.run(self.opt))

@@ -22,7 +22,9 @@ class PolyMine(ParlaiScript):
         return parser
 
     def run(self):
-        from poly_agents import load, negatives, teachers
+        from poly_agents import load
+        from poly_agents.agents import teachers
+        from poly_agents.learning import negatives
 
         if self.opt["hard_negatives"] < 1:
             raise ValueError(f"--hard-negatives must be at least 1, got {self.opt['hard_negatives']}")

@@ -1,0 +1,104 @@
+"""Patches for ParlAI 1.7.2, which does not run as released on current torch, or without a GPU.
+
+Each patch says when it can go. A module of ParlAI is patched once, right after its import: by the import hook in
+`poly_agents.plugin`, or by `poly_agents.agents` where the hook is switched off. Nothing heavy is imported here.
+"""
+
+
+def patch_plateau(lr_scheduler) -> None:
+    """Drop the argument `verbose` of `ReduceLROnPlateau`, which torch 2.7 removed and ParlAI still passes.
+
+    `parlai.nn.lr_scheduler` gets a view of `torch.optim` that ignores it. This patch can go when ParlAI drops it.
+    """
+    from types import SimpleNamespace
+
+    optim = lr_scheduler.optim
+
+    def plateau(*args, verbose=None, **kwargs):
+        return optim.lr_scheduler.ReduceLROnPlateau(*args, **kwargs)
+
+    schedulers = SimpleNamespace(**{**vars(optim.lr_scheduler), "ReduceLROnPlateau": plateau})
+    lr_scheduler.optim = SimpleNamespace(**{**vars(optim), "lr_scheduler": schedulers})
+
+
+def patch_load(opt) -> None:
+    """Let `torch.load` read ParlAI's checkpoints with its check switched on.
+
+    torch 2.6 refuses everything but tensors. ParlAI's checkpoints also hold options and counters. This patch can go
+    when ParlAI names what its checkpoints hold.
+    """
+    import torch
+
+    torch.serialization.add_safe_globals([opt.Opt, *numpy_globals()])
+
+
+def numpy_globals() -> list:
+    """Return what unpickling a numpy scalar needs, for `torch.serialization.safe_globals`."""
+    import numpy
+
+    scalar = numpy.float64(0).__reduce__()[0]
+    dtypes = [type(numpy.dtype(name)) for name in ("float64", "float32", "int64")]
+    return [scalar, numpy.dtype, *dtypes]
+
+
+def patch_distributed(distributed) -> None:
+    """Run ParlAI's process groups over gloo where there is no GPU. ParlAI itself always takes NCCL.
+
+    This patch can go when ParlAI chooses the backend by the machine.
+    """
+    import copy
+    from contextlib import contextmanager
+
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    dist = torch.distributed
+
+    def all_gather_list(data):
+        found = [data]
+        if distributed.is_distributed():
+            found *= dist.get_world_size()
+            dist.all_gather_object(found, data)
+        return found
+
+    @contextmanager
+    def distributed_context(rank, opt, rank_offset=0, gpu=None, init_method="tcp://localhost:61337"):
+        rank += rank_offset
+        opt = copy.deepcopy(opt)
+        opt.update(rank=rank, gpu=-1)
+        opt["override"] = {**opt.get("override", {}), "gpu": -1}
+        prefix = f"rank:{rank:3d} |" if rank or opt.get("verbose") else None
+        with distributed.override_print(bool(rank) and not opt.get("verbose"), prefix):
+            dist.init_process_group("gloo", init_method, world_size=opt["distributed_world_size"], rank=rank)
+            torch.manual_seed(42)  # as ParlAI does
+            try:
+                yield opt
+            finally:
+                dist.destroy_process_group()
+
+    distributed.all_gather_list = all_gather_list
+    distributed.distributed_context = distributed_context
+
+
+def patch_join(fsdp) -> None:
+    """Without a GPU the processes' loops end together on the CPU. It can go with `patch_distributed`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        fsdp.JoinableTrainLoop.join_device = fsdp.JoinableEvaluator.join_device = torch.device("cpu")
+
+
+PATCHES = {
+    "parlai.nn.lr_scheduler": patch_plateau,
+    "parlai.core.opt": patch_load,
+    "parlai.utils.distributed": patch_distributed,
+    "parlai.utils.fsdp": patch_join,
+}
+
+
+def apply(module) -> None:
+    """Patch a module of ParlAI, unless that was done before."""
+    if not getattr(module, "patched_by_poly_agents", False):
+        PATCHES[module.__name__](module)
+        module.patched_by_poly_agents = True

@@ -1,0 +1,40 @@
+"""The rankers, one system a file. A new file is found by its name; nothing has to be registered.
+
+    rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.start("poly")
+"""
+
+import importlib
+import pkgutil
+import re
+
+from poly_agents.scoring.ranker import Ranker
+
+
+def names() -> list[str]:
+    """Return the name of every ranker, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def ranker_class(agent: str) -> type[Ranker]:
+    """Return the class of a ranker by its name.
+
+    Raises:
+        ValueError: `agent` cannot be a name.
+        ModuleNotFoundError: there is no such ranker.
+
+    >>> ranker_class("poly").__name__
+    'PolyRanker'
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", agent):
+        raise ValueError(f"{agent!r} is not the name of a ranker; there are {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{agent}")
+    return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
+
+
+def agent_of(kind: type[Ranker]) -> str:
+    """Return the name of a ranker class.
+
+    >>> agent_of(ranker_class("poly"))
+    'poly'
+    """
+    return kind.__module__.rpartition(".")[2]

@@ -1,0 +1,64 @@
+"""Embeddings from an early layer of a cross-encoder (Ananthakrishnan et al. 2025, https://arxiv.org/abs/2502.03552).
+
+    h^l   = layer l of T([text, text])               each text is paired with itself
+    y     = mean of h^l over the tokens of the text  both copies; no separators, no padding
+    s     = cos(y_ctxt, y_cand)
+
+The early layers of a trained cross-encoder embed better than those of a bi-encoder, with no further training; only
+these layers are kept and run. `parlai poly_layers` ranks with every layer, to choose `--early-layer` by.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from poly_agents.encoders.backbone import by_length
+from poly_agents.options import at_least, option
+from poly_agents.scoring import maths
+from poly_agents.scoring.ranker import Ranker, RankerOptions, Views
+from poly_agents.text.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class EarlyOptions(RankerOptions):
+    cross_model: str = option("", "the trained cross-encoder; without one the backbone itself is looked into")
+    early_layer: int = option(2, "the layer whose states are averaged, counted from 1")
+    early_scale: float = option(20.0, "what the cosine is multiplied by")
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, "early_layer", 1)
+
+    @property
+    def source(self):
+        return self.cross_model or self.backbone
+
+
+class EarlyRanker(Ranker):
+    Options = EarlyOptions
+    defaults = {"text_truncate": 250}  # a text meets itself in one run
+
+    @classmethod
+    def start(cls, options, encoder):
+        return encoder.cut(options.early_layer)
+
+    def span(self, context, candidate):
+        return self.frame.pair_length + 2 * max(context, candidate)
+
+    def vector(self, encoder, text: Tokens) -> Tensor:
+        """One vector a text: [N, L] -> [N, D]."""
+
+        def run(pairs: Tokens) -> Tensor:
+            return maths.mean(encoder(pairs), self.frame.own(pairs))
+
+        return normalize(by_length(run, self.frame.join(text, text)), dim=-1)
+
+    def encode(self, candidates: Tokens) -> Tensor:
+        return self.vector(self.candidate_encoder, candidates)  # [N, D]
+
+    def prepare(self, contexts: Tokens) -> Views:
+        return Views(self.options.early_scale * self.vector(self.context_encoder, contexts).unsqueeze(1))  # [B, 1, D]
+
+    def match(self, prepared: Views, kept: Tensor) -> Tensor:
+        return maths.poly(prepared.vectors, kept)  # [B, C]

@@ -1,0 +1,110 @@
+"""Poly-encoder (Humeau et al. 2020, https://arxiv.org/abs/1905.01969, section 4.4 and appendix C).
+
+    y^i    = sum_j softmax_j(c_i . h_j) h_j        m views of the context's token states h
+    y_ctxt = sum_i softmax_i(y_cand . y^i) y^i     the candidate picks among them
+    s      = y_ctxt . y_cand
+
+The views are made by learnt codes c, or are the first m states, the last m, or the last m and the first one
+(`--poly-views`). As in the paper no softmax is scaled and nothing is projected; as in ParlAI either attention can
+divide its products by sqrt(d), or have projections and several heads (`--codes-attention-type`,
+`--poly-attention-type`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from poly_agents.options import at_least, option
+from poly_agents.scoring import maths
+from poly_agents.scoring.multihead import MultiHead
+from poly_agents.scoring.ranker import PromptOptions, Ranker, TokenStates, Views, states
+from poly_agents.scoring.reduction import ReductionOptions
+from poly_agents.text.tokens import Tokens
+
+ATTENTIONS = ("basic", "sqrt", "multihead")
+VIEWS = ("codes", "first", "last", "last-first")
+
+
+@dataclass(frozen=True)
+class PolyOptions(ReductionOptions, PromptOptions):
+    poly_codes: int = option(64, "m, the number of context views")
+    poly_views: str = option(
+        "codes", "learnt codes, or the first m states, the last m, the last m and the first", VIEWS
+    )
+    codes_attention_type: str = option("basic", "how codes read the states; sqrt: over sqrt(d)", ATTENTIONS)
+    codes_attention_num_heads: int = option(4, "heads of --codes-attention-type multihead")
+    poly_attention_type: str = option("basic", "how a candidate reads the views; sqrt: over sqrt(d)", ATTENTIONS)
+    poly_attention_num_heads: int = option(4, "heads of --poly-attention-type multihead")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("poly_codes", "codes_attention_num_heads", "poly_attention_num_heads"):
+            at_least(self, name, 1)
+
+
+class PolyRanker(Ranker):
+    Options = PolyOptions
+
+    def __init__(self, options, frame, build):
+        super().__init__(options, frame, build)
+        width = self.context_encoder.width
+        self.scales = {"basic": 1.0, "sqrt": width**-0.5}
+        if options.poly_views == "codes":
+            # Small: every view starts near the mean of the states, yet no two are the same.
+            self.codes = nn.Parameter(torch.randn(options.poly_codes, width) * 0.05)  # [K, D]
+            if options.codes_attention_type == "multihead":
+                self.code_attention = MultiHead(width, options.codes_attention_num_heads)
+        if options.poly_attention_type == "multihead":
+            self.attention = MultiHead(width, options.poly_attention_num_heads)
+
+    def encode(self, candidates: Tokens) -> Tensor:
+        return states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
+
+    def prepare(self, contexts: Tokens) -> Views | TokenStates:
+        framed = self.frame.wrap_context(contexts)
+        return self.prepared(states(self.context_encoder, framed, self.views), self.real_views(framed.mask))
+
+    def prepared(self, views: Tensor, mask: Tensor | None) -> Views | TokenStates:
+        if self.options.poly_attention_type == "multihead":
+            return TokenStates(views, torch.ones_like(views[..., 0], dtype=torch.bool) if mask is None else mask)
+        return Views(views, mask, self.scales[self.options.poly_attention_type])
+
+    def match(self, prepared: Views | TokenStates, kept: Tensor) -> Tensor:
+        if isinstance(prepared, TokenStates):
+            return self.attention.score(prepared, kept)  # [B, C]
+        return maths.poly(prepared.vectors, kept, prepared.mask, prepared.scale)  # [B, C]
+
+    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Token states of candidates to what is kept of each: [N, L, D] -> [N, D]."""
+        return self.options.reduce(hidden, mask)
+
+    def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """m views of the states [N, L, D] of each row: [N, K, D]. A short row's missing ones are repeats."""
+        if self.options.poly_views == "codes":
+            kind = self.options.codes_attention_type
+            if kind == "multihead":
+                return self.code_attention(self.codes, hidden, mask)
+            return maths.attend(self.codes * self.scales[kind], hidden, mask)
+        index = self.positions(mask).clamp(min=0, max=hidden.shape[1] - 1)  # [N, K]
+        return hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+    def real_views(self, mask: Tensor) -> Tensor | None:
+        """Which views are real ones: [N, K], or None where all are."""
+        if self.options.poly_views == "codes":
+            return None
+        positions = self.positions(mask)
+        return (positions >= 0) & (positions < mask.sum(-1, keepdim=True))
+
+    def positions(self, mask: Tensor) -> Tensor:
+        """The state that each view is, [N, K]; outside of the text where there is none."""
+        m = torch.arange(self.options.poly_codes, device=mask.device)
+        lengths = mask.sum(-1, keepdim=True)  # [N, 1]
+        if self.options.poly_views == "first":
+            return m.expand(len(mask), -1)
+        last = lengths - 1 - m  # [N, K]
+        if self.options.poly_views == "last":
+            return last
+        # The first state, unless it is among the last m already.
+        first = torch.where(lengths > len(m), 0, -1)
+        return torch.cat([last, first], -1)
