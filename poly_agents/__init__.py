@@ -4,19 +4,56 @@ Nothing heavy is imported here: this file runs at every interpreter start, becau
 `poly_agents.plugin`.
 """
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING, Any
 
+from poly_agents import plugin
 
-def load(model_file: str, precision: str = "auto"):
-    """Open a trained model without ParlAI's loop.
-
-        >>> import poly_agents
-        >>> model = poly_agents.load("models/poly/model")       # doctest: +SKIP
-        >>> model.rank("how are you?", ["fine, and you?", "it is blue"])  # doctest: +SKIP
-
-    `model_file` is what was given to ParlAI as `-mf`, `zoo:poly_agents/NAME/model` too. See
-    `poly_agents.models.textranker.TextRanker` for what comes back.
-    """
+if TYPE_CHECKING:
     from poly_agents.models.textranker import TextRanker
 
-    return TextRanker.load(model_file, precision)
+__version__ = "0.1.0"
+__all__ = ["load", "start"]
+
+plugin.install_old_names()
+
+
+def load(model_file: str, precision: str = "auto") -> "TextRanker":
+    """Load a trained model. Neither ParlAI nor a vector database is imported.
+
+    Args:
+        model_file: what was given to ParlAI as `-mf`. `zoo:poly_agents/NAME/model` is fetched first.
+        precision: of the encoder: auto (bfloat16 where the machine multiplies it natively), float32, bfloat16, float16.
+
+    Raises:
+        ValueError: a file is missing, damaged, or of another kind, or there is no such name. The message names it.
+
+    >>> import poly_agents
+    >>> model = poly_agents.load("models/poly/model")  # doctest: +SKIP
+    >>> model.rank("how are you?", ["fine, and you?", "it is blue"])  # doctest: +SKIP
+    """
+    from poly_agents import zoo
+    from poly_agents.models.textranker import TextRanker
+
+    return TextRanker.load(zoo.local(model_file), precision)
+
+
+def start(agent: str, text_truncate: int = 360, label_truncate: int = 72, **options: Any) -> "TextRanker":
+    """Make a ranker over pretrained weights, not yet trained.
+
+    Args:
+        agent: the name of the ranker: bi, cross, early, ed2lm, late, mix, poly, uni.
+        text_truncate: tokens of a context that are kept, the newest ones.
+        label_truncate: tokens of a candidate that are kept, the first ones.
+        options: those of the ranker, named as its flags: `backbone="intfloat/e5-small-v2"`, `poly_codes=16`.
+
+    Raises:
+        ValueError: an option or the checkpoint does not suit the ranker.
+
+    >>> import poly_agents
+    >>> model = poly_agents.start("bi")  # doctest: +SKIP
+    """
+    from poly_agents import rankers, zoo
+    from poly_agents.models.textranker import TextRanker
+
+    source = zoo.backbone(rankers.ranker_class(agent).Options(**options).source)
+    return TextRanker.start(agent, source, text_truncate, label_truncate, **options)

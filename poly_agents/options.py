@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None, otherwise: Any = None) -> Any:
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None, fallback: Any = None) -> Any:
     """A field of an `Options` class that is also a flag of the command line.
 
     With None for a default it is left open: what the pretrained weights say, or else `otherwise`.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "otherwise": otherwise})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "fallback": fallback})
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Options:
     def add_to(cls, parser) -> None:
         """Declare the flags on ParlAI's parser, or on a group of it."""
         for field in dataclasses.fields(cls):
-            plain = field.metadata["otherwise"] if is_open(field) else field.default
+            plain = field.metadata["fallback"] if is_open(field) else field.default
             told = f"; default: as the pretrained weights say, or else {plain!r}" if is_open(field) else ""
             parser.add_argument(
                 flag(field.name),
@@ -42,12 +42,12 @@ class Options:
         """From any mapping that holds at least some of the fields; the others keep their defaults."""
         return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
 
-    def settle(self, known: dict[str, Any]) -> Self:
+    def fill_open(self, known: dict[str, Any]) -> Self:
         """With all that was left open as it is in `known`, or else as it is `otherwise`."""
         left = [field for field in dataclasses.fields(self) if getattr(self, field.name) is None]
         found = {field.name: known.get(field.name) for field in left}
         return dataclasses.replace(
-            self, **{f.name: f.metadata["otherwise"] if found[f.name] is None else found[f.name] for f in left}
+            self, **{f.name: f.metadata["fallback"] if found[f.name] is None else found[f.name] for f in left}
         )
 
 

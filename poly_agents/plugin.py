@@ -8,7 +8,6 @@ file of ParlAI is edited. Neither ParlAI nor torch is imported before somebody e
 `POLY_AGENTS_PLUGIN=0` switches the hook off. `-m poly_agents.agents:PolyAgent` then still works.
 """
 
-
 import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.functional import pad
 
-from poly_agents.scoring.ranker import each
+from poly_agents.encoders.states import map_tensors
 
 
 def count() -> int:
@@ -21,7 +21,7 @@ def rank() -> int:
     return dist.get_rank() if count() > 1 else 0
 
 
-def own() -> slice:
+def own_rows() -> slice:
     """Which rows of a common list are this process's: every `count()`-th."""
     return slice(rank(), None, count())
 
@@ -47,7 +47,7 @@ def map_shared(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
         return [function(part) for part in parts]
     dist.broadcast_object_list([parts], 0)
     done: list[Any] = [None] * count()
-    dist.gather_object([function(part) for part in parts[own()]], done)
+    dist.gather_object([function(part) for part in parts[own_rows()]], done)
     return [done[number % count()][number // count()] for number in range(len(parts))]
 
 
@@ -58,7 +58,7 @@ def share_work(function: Callable[[Any], Any]) -> None:
         dist.broadcast_object_list(told, 0)
         if told[0] is None:
             return
-        dist.gather_object([function(part) for part in told[0][own()]])
+        dist.gather_object([function(part) for part in told[0][own_rows()]])
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def workers() -> Iterator[None]:
             dist.broadcast_object_list([None], 0)
 
 
-def everyone(thing: Any) -> list[Any]:
+def all_gather(thing: Any) -> list[Any]:
     """The `thing` of every process, in the order of their ranks."""
     if count() == 1:
         return [thing]
@@ -86,13 +86,13 @@ def gather(kept: Any, rows: int) -> Any:
     def gather_one(part: Tensor) -> Tensor:
         part = part.detach()
         if part.dim() > 1:
-            part = widen(part, 1, max(everyone(part.shape[1])))  # token axes are as wide as the widest
+            part = widen(part, 1, max(all_gather(part.shape[1])))  # token axes are as wide as the widest
         part = widen(part, 0, -(-rows // count())).contiguous()
         parts = [torch.empty_like(part) for _ in range(count())]
         dist.all_gather(parts, part)
         return torch.stack(parts, 1).flatten(0, 1)[:rows]
 
-    return kept if count() == 1 else each(gather_one, kept)
+    return kept if count() == 1 else map_tensors(gather_one, kept)
 
 
 def widen(part: Tensor, axis: int, size: int) -> Tensor:
@@ -100,7 +100,7 @@ def widen(part: Tensor, axis: int, size: int) -> Tensor:
     return pad(part, [0, 0] * (part.dim() - 1 - axis) + [0, size - part.shape[axis]])
 
 
-def add_up(tensor: Tensor) -> None:
+def all_reduce_sum(tensor: Tensor) -> None:
     """Replace a tensor by its sum over the processes."""
     if count() > 1:
         dist.all_reduce(tensor)
@@ -111,7 +111,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if count() > 1 and gradients:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        add_up(flat)
+        all_reduce_sum(flat)
         parts = flat.div_(count()).split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))

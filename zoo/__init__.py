@@ -101,9 +101,7 @@ def local(path: str | Path, datapath: str | Path | None = None) -> str:
     datapath = datapath or os.environ.get("PARLAI_DATAPATH") or _default_datapath()
     if path.startswith(PREFIX):
         return str(fetch(path.removeprefix(PREFIX).removesuffix("/model"), datapath))
-    from parlai.core.build_data import modelzoo_path
-
-    return modelzoo_path(str(datapath), path)
+    raise ValueError(f"{path} is in ParlAI's own zoo: give it to a `parlai` command, which fetches it")
 
 
 def _default_datapath() -> str:

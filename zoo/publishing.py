@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from poly_agents.files import checkpoint
 from poly_agents.files.atomic import sha256, write_text
+from poly_agents.models import opening
 from poly_agents.zoo.catalogue import BACKBONES
 from poly_agents.zoo.sources import OURS, SUMS
 
@@ -70,7 +71,7 @@ def card(
     """The card of a model file: YAML for the hub, then what it is, how good, how to load it from `address`."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    header, opt, evaluated = checkpoint.read_header(model_file), _opt(model_file), evaluations(model_file, reports)
+    header, opt, evaluated = opening.read_header(model_file), _opt(model_file), evaluations(model_file, reports)
     agent, options = header["agent"], {key: portable(value) for key, value in header["options"].items()}
     base = options["backbone"]
     base = BACKBONES[base].repo if base in BACKBONES else base
@@ -99,7 +100,7 @@ def card(
         ]
         or None,
     )
-    system = (importlib.import_module(f"poly_agents.{agent}").__doc__ or agent).partition("\n")[0].rstrip(".:")
+    system = (importlib.import_module(f"poly_agents.rankers.{agent}").__doc__ or agent).partition("\n")[0].rstrip(".:")
     seen = sum(header.get("examples_seen", {}).values())
     updates = header.get("number_training_updates", 0)
     trained = f"{updates:,} updates, {seen:,} examples" if updates else "not trained further"
@@ -190,7 +191,7 @@ def prepare(
     others = [path.name for path in target.iterdir() if path.name not in files] if target.is_dir() else []
     if others:
         raise ValueError(f"{folder} holds {', '.join(sorted(others)[:3])} already; give a folder of its own")
-    saved = checkpoint.read(model_file)
+    saved = opening.read_weights(model_file)
     options = {key: portable(value) for key, value in saved.header["options"].items()}
     kept = ("agent", "backbone", "text_truncate", "label_truncate", "number_training_updates", "examples_seen")
     header = {key: saved.header[key] for key in kept if key in saved.header} | {"options": options}

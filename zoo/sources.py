@@ -195,27 +195,25 @@ class Release:
 
 
 def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder: Path) -> None:
-    """A model file of ours from a HuggingFace folder. Raises ValueError where a weight would be left random."""
-    from poly_agents.agents.ranker_agent import DEFAULTS
-    from poly_agents.models import textranker
-    from poly_agents.text.tokenizer import Tokenizer
+    """Write a model file from a HuggingFace folder. Raises ValueError if a weight would be left random."""
+    from poly_agents.models.textranker import TextRanker
 
-    kind = textranker.ranker_class(agent)
-    told = kind.Options.of({**options, "backbone": source})
-    tokenizer = Tokenizer.pretrained(source)
-    there = kind.find(told, source, tokenizer).weights
-    ranker = textranker.build(kind, told, tokenizer, None, "cpu")
+    model = TextRanker.start(agent, source, **options, backbone=source, precision="float32")
+    ranker = model.ranker
+    pretrained = ranker.read_pretrained(
+        type(ranker).Options.of({**options, "backbone": source}), source, model.tokenizer
+    )
     encoders = "context_encoder.", "candidate_encoder."  # which are never filled with random numbers
-    random = [key for key in ranker.tensors() if not key.startswith(encoders) and key not in there]
+    random = [key for key in ranker.tensors() if not key.startswith(encoders) and key not in pretrained.weights]
     if random:
         raise ValueError(
             f"{name} has no weights for {', '.join(random)} of -m poly_agents/{agent}; it is one to start from: "
             f"train_model -m poly_agents/{agent} --backbone {name}"
         )
-    ranker.options = dataclasses.replace(ranker.options, backbone=name)  # a name means the same on every machine
-    text, label = DEFAULTS["text_truncate"], DEFAULTS["label_truncate"]
-    text -= max(0, ranker.span(text, label) - ranker.context_encoder.positions)
-    textranker.TextRanker(ranker, tokenizer, text, label).save(str(folder / "model"))
+    ranker.options = dataclasses.replace(ranker.options, backbone=name, precision="auto")  # a name is the same anywhere
+    needed = ranker.positions_needed(model.text_truncate, model.label_truncate)
+    model.text_truncate -= max(0, needed - ranker.context_encoder.positions)
+    model.save(str(folder / "model"))
 
 
 def convert(folder: Path, name: str) -> None:

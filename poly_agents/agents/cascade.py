@@ -12,10 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-
-
-
 import torch
 from parlai.core.agents import Agent
 from parlai.core.build_data import modelzoo_path
@@ -27,12 +23,12 @@ from torch import Tensor
 
 from poly_agents.agents import candidates
 from poly_agents.agents.ranker_agent import ShowCandidates, is_training, lines
-from poly_agents.agents.report import Asked, Evaluation, EvaluationOptions, grades_of, labels_of
+from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedContext, grades_of, labels_of
 from poly_agents.candidates import pool
 from poly_agents.candidates.memory import Memory
 from poly_agents.candidates.milvus import MilvusSearch
 from poly_agents.candidates.search import Search, SearchOptions
-from poly_agents.encoders.backbone import PRECISIONS
+from poly_agents.encoders.precision import PRECISIONS
 from poly_agents.evaluation.submissions import log_sum_exp
 from poly_agents.models.textranker import Ranked, TextRanker
 from poly_agents.options import Options, at_least, option
@@ -69,14 +65,14 @@ class Stage:
 
     @property
     def keeps(self) -> bool:
-        return self.model.ranker.caches(self.model.ranker.options)
+        return self.model.ranker.can_cache(self.model.ranker.options)
 
     def order(self, contexts: list[str], texts: Sequence[Sequence[str]]) -> list[list[Ranked]]:
         """Each context's own candidates, best first."""
         ranker = self.model.ranker
         found = pool.separate(texts, [self.model.candidate_ids(row) for row in texts], None)
-        kept = self.memory.encode(ranker, found.ids) if self.keeps else ranker.encode_texts(found.ids)
-        scores = ranker.score_texts(self.model.context_ids(contexts), kept, found.index).float().cpu()  # [B, C]
+        kept = self.memory.encode(ranker, found.ids) if self.keeps else ranker.encode_ids(found.ids)
+        scores = ranker.score_ids(self.model.context_ids(contexts), kept, found.index).float().cpu()  # [B, C]
         rankings = []
         for number, line in enumerate(scores):
             row = found.row(number)
@@ -264,7 +260,7 @@ class CascadeAgent(Agent):
             warn_once("some labels are not among the candidates: the measures are of the other examples")
             if not right.any():
                 return {}
-        asked = Asked(seen["full_text"], labels_of(seen), text)
+        asked = RankedContext(seen["full_text"], labels_of(seen), text)
         found = self.evaluation.record([asked], scores[None], right, None, graded)
         recall = {"retrieve_recall": AverageMetric(places.get(labels[0], len(few)) < len(few))}
         return recall | {name: value for name, (value,) in found.items() if value is not None}

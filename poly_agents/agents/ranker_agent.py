@@ -17,10 +17,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-
-
-
-
 import torch
 from parlai.core.metrics import AverageMetric
 from parlai.core.torch_agent import Output
@@ -37,14 +33,14 @@ from poly_agents.agents import (
     teachers,
 )
 from poly_agents.agents.dictionary import TokenizerDictionary
-from poly_agents.agents.report import Asked, Evaluation, EvaluationOptions, grades_of, labels_of
+from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedContext, grades_of, labels_of
 from poly_agents.candidates import memory as candidate_files
 from poly_agents.candidates import pool
 from poly_agents.candidates.milvus import MilvusSearch, is_address
 from poly_agents.candidates.pool import Pool
 from poly_agents.candidates.search import Search, SearchOptions
-from poly_agents.candidates.store import discard, made_by, read_candidates
-from poly_agents.encoders.backbone import unfilled
+from poly_agents.candidates.store import discard, fingerprint_of, read_candidates
+from poly_agents.encoders.backbone import without_values
 from poly_agents.files import checkpoint
 from poly_agents.files.atomic import replace, write_text
 from poly_agents.learning import (
@@ -177,14 +173,14 @@ class RankerAgent(TorchRankerAgent):
         if opt.get("fp16"):
             raise ValueError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
         options = cls.ranker.Options.of(opt)
-        if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not cls.ranker.caches(options):
+        if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not cls.ranker.can_cache(options):
             raise ValueError(
                 f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed"
             )
         path = opt.get("fixed_candidates_path")
         if path:
             candidates.check(path)
-        if path and is_address(path) and (is_training(opt) or not cls.ranker.caches(options)):
+        if path and is_address(path) and (is_training(opt) or not cls.ranker.can_cache(options)):
             raise ValueError(f"--fixed-candidates-path {path}: a collection is of a trained bi, poly or early")
         for name in ("ranks_file", "submission"):
             if is_training(opt) and opt.get(name):
@@ -201,15 +197,18 @@ class RankerAgent(TorchRankerAgent):
         start, _ = self._get_init_model(self.opt, None)
         header = checkpoint.read_header(start) if start else None
         config = header["backbone"] if header else None
-        options = options.settle(header["options"]) if header else options
+        options = options.fill_open(header["options"]) if header else options
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
             device = "cuda" if self.use_cuda else "cpu"
-            with unfilled() if start else nullcontext():
+            with without_values() if start else nullcontext():
                 lowered = not self._should_initialize_optimizer()
                 how = self.label_truncate, lowered
                 model = textranker.build(self.ranker, options, self.dict.words, config, device, *how)
-        needed, there_are = model.span(self.text_truncate, self.label_truncate), model.context_encoder.positions
+        needed, there_are = (
+            model.positions_needed(self.text_truncate, self.label_truncate),
+            model.context_encoder.positions,
+        )
         if needed > there_are:
             raise ValueError(
                 f"--text-truncate {self.text_truncate} and --label-truncate {self.label_truncate} need {needed} "
@@ -369,7 +368,7 @@ class RankerAgent(TorchRankerAgent):
                 )
             if len(labels) == 1:
                 warn_once("a batch of one example has no other response to rank against; raise -bs")
-            both = processes.everyone((labels, batch.label_ids)) if mode == "train" else [(labels, batch.label_ids)]
+            both = processes.all_gather((labels, batch.label_ids)) if mode == "train" else [(labels, batch.label_ids)]
             texts, ids = ([x for part in parts for x in part] for parts in zip(*both, strict=True))
             return pool.shared(texts, ids, labels)
         if source in ("fixed", "vocab"):
@@ -427,7 +426,7 @@ class RankerAgent(TorchRankerAgent):
 
     def _keeps_candidates(self) -> bool:
         """Whether a fixed pool is encoded once and kept on disk."""
-        caches = self.ranker.caches(self.ranker_module.options)
+        caches = self.ranker.can_cache(self.ranker_module.options)
         somewhere = self.opt.get("model_file") or self.opt["fixed_candidate_vecs"] not in ("reuse", "replace")
         return bool(caches and somewhere and self.encode_candidate_vecs and not is_training(self.opt))
 
@@ -438,7 +437,7 @@ class RankerAgent(TorchRankerAgent):
         folder = candidates.beside(self.opt["model_file"], path) if given in ("reuse", "replace") else given
         if given == "replace":
             discard(folder)
-        elif given != "reuse" and made_by(folder) not in (None, model.maker):
+        elif given != "reuse" and fingerprint_of(folder) not in (None, model.maker):
             raise ValueError(f"{folder} was not made by this model; give another path")
         return candidates.open_pool(path, model, SearchOptions.of(self.opt), folder, progress=is_primary_worker())
 
@@ -464,12 +463,12 @@ class RankerAgent(TorchRankerAgent):
     def _kept(self, found: Pool) -> Any:
         """What is kept of an evaluation's candidates from one batch to the next; None where nothing is worth it."""
         ranker, source = self.ranker_module, self.eval_candidates
-        if not ranker.caches(ranker.options):
+        if not ranker.can_cache(ranker.options):
             return None
         if source not in self.pools:
             return self.encoded.setdefault("seen", candidate_files.Memory()).encode(ranker, found.ids)
         if source not in self.encoded:
-            self.encoded[source] = ranker.encode_texts(found.ids, progress=is_primary_worker())
+            self.encoded[source] = ranker.encode_ids(found.ids, progress=is_primary_worker())
         return self.encoded[source]
 
     def score_candidates(self, batch, cand_vecs: Pool, cand_encs=None):
@@ -477,8 +476,8 @@ class RankerAgent(TorchRankerAgent):
 
         `cand_encs` is the pool where it is encoded already.
         """
-        kept = self.ranker_module.encode_texts(cand_vecs.ids) if cand_encs is None else cand_encs
-        return self.ranker_module.score_texts(batch.contexts, kept, cand_vecs.index)
+        kept = self.ranker_module.encode_ids(cand_vecs.ids) if cand_encs is None else cand_encs
+        return self.ranker_module.score_ids(batch.contexts, kept, cand_vecs.index)
 
     # --- the two steps --------------------------------------------------------------------------------------------
 
@@ -494,7 +493,7 @@ class RankerAgent(TorchRankerAgent):
 
         def objective(rows, kept):
             own = Tokens(*(part[rows] for part in contexts))
-            learnt = ranker.learn(own, kept, None if index is None else index[rows], labels[rows])
+            learnt = ranker.training_loss(own, kept, None if index is None else index[rows], labels[rows])
             return learnt if taught is None else options.distil(learnt, taught[rows], labels[rows])
 
         self.model.train()
@@ -522,10 +521,10 @@ class RankerAgent(TorchRankerAgent):
             draw = self._number_training_updates * num_workers() + get_rank()
             found = pool.sample(found, options.negatives, draw)
         elif processes.count() > 1 and self.candidates not in ("batch", *self.pools):
-            found = pool.common(found, processes.everyone(found))
+            found = pool.common(found, processes.all_gather(found))
         if options.hard_negatives:
             own = self._mined_for(batch)
-            texts = [text for rows in processes.everyone(own) for row in rows for text in row]
+            texts = [text for rows in processes.all_gather(own) for row in rows for text in row]
             found = pool.add(found, texts, [i[: self.label_truncate] for i in self.dict.words.ids_of(texts)], own)
         return found
 
@@ -572,7 +571,7 @@ class RankerAgent(TorchRankerAgent):
             grades = pool.relevance(found, rows, places)
         right = pool.relevance(found, right, places)
         texts = [partial(self._candidate, found, number) for number in range(len(scores))]
-        asked = [Asked(*one) for one in zip(batch.histories, batch.right, texts, strict=True)]
+        asked = [RankedContext(*one) for one in zip(batch.histories, batch.right, texts, strict=True)]
         mask = None if found.index is None else (found.index >= 0).expand(len(scores), -1)
         for name, values in self.evaluation.record(asked, scores, right, mask, grades).items():
             self.record_local_metric(name, values)
@@ -607,7 +606,7 @@ class RankerAgent(TorchRankerAgent):
     def _said(self, batch) -> list[set[str]]:
         """What each context has heard already, where that is not to be said again."""
         if self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed":
-            return [turns.said(history) for history in batch.histories]
+            return [turns.already_said(history) for history in batch.histories]
         return [set()] * len(batch.histories)
 
     def _wanted(self, batch) -> int:

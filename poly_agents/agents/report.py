@@ -14,7 +14,7 @@ from parlai.core.metrics import AverageMetric, Metric
 from torch import Tensor
 
 from poly_agents import processes
-from poly_agents.evaluation.measures import Ranked, measures, ranked
+from poly_agents.evaluation.measures import RelevantRanks, measures, ranked
 from poly_agents.evaluation.submissions import FORMATS, Submission
 from poly_agents.options import Options, option
 from poly_agents.scoring.ranks import top
@@ -90,7 +90,7 @@ def draw(key: str) -> np.ndarray:
     return np.random.default_rng(seed).poisson(1.0, RESAMPLES).astype(float)
 
 
-class Asked(NamedTuple):
+class RankedContext(NamedTuple):
     """One context that was ranked."""
 
     context: str
@@ -107,7 +107,12 @@ class Evaluation:
         self.submission = Submission(options.submission, options.submission_format) if options.submission else None
 
     def record(
-        self, asked: Sequence[Asked], scores: Tensor, right: Tensor, mask: Tensor | None, grades: Tensor | None = None
+        self,
+        asked: Sequence[RankedContext],
+        scores: Tensor,
+        right: Tensor,
+        mask: Tensor | None,
+        grades: Tensor | None = None,
     ) -> dict[str, list[Metric | None]]:
         """ParlAI's metrics of B contexts by name, from scores, relevance and mask [B, C]; None: not in the mean."""
         places = ranked(scores, right, mask)

@@ -9,7 +9,7 @@ from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from poly_agents.agents.report import Asked, Evaluation, EvaluationOptions, grades_of, labels_of
+from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedContext, grades_of, labels_of
 from poly_agents.agents.teachers import teachers
 from poly_agents.scoring.ranks import top
 
@@ -64,7 +64,7 @@ class TfidfAgent(Agent):
         metrics = {"ms": AverageMetric(ms)}
         if labels:
             graded = grades and torch.tensor([[grades[text] for text in candidates]])
-            asked = Asked(seen.get("text", ""), labels, candidates.__getitem__)
+            asked = RankedContext(seen.get("text", ""), labels, candidates.__getitem__)
             found = self.evaluation.record([asked], scores[None], right[None].float(), None, graded)
             metrics |= {name: values[0] for name, values in found.items()}
         reply["metrics"] = metrics

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poly_agents.candidates.search import Best, Found, SearchOptions, found, queries_of
+from poly_agents.candidates.search import Best, SearchOptions, SearchResult, found, queries_of
 from poly_agents.candidates.store import Texts
 from poly_agents.models.textranker import TextRanker
 from poly_agents.scoring import maths
@@ -38,7 +38,7 @@ from poly_agents.text.tokens import Tokens
 
 SCHEME = "milvus:"
 MAKER = "poly_agents.maker"  # property of a collection
-HITS = 64  # of each view, at least
+HITS = 64  # of each view, at threshold
 CHUNK = 2_048  # entities with their vectors, or views, of one request
 MOST = 16_384  # that Milvus gives at once
 LINE = 65_535  # bytes, the longest text it takes
@@ -137,7 +137,7 @@ class MilvusSearch:
         self.store = store
 
     @torch.no_grad()
-    def best(self, ranker: Ranker, contexts: Tokens, count: int) -> Found:
+    def best(self, ranker: Ranker, contexts: Tokens, count: int) -> SearchResult:
         """The best `count` that Milvus finds for each of some bare contexts [B, L]."""
         queries = queries_of(prepared(ranker, contexts), torch.float32)
         hits = iter(self.store.nearest(torch.cat([query.views for query in queries]), max(count, HITS)))
@@ -167,7 +167,7 @@ class MilvusSearch:
 
 def prepared(ranker: Ranker, contexts: Tokens) -> Views:
     """The contexts' views, in float32 on the CPU."""
-    views = ranker.prepare(contexts.to(ranker.device))
+    views = ranker.encode_contexts(contexts.to(ranker.device))
     if not isinstance(views, Views):
         raise ValueError("Milvus is for rankers that keep one vector a candidate: bi, poly, early")
     return views._replace(vectors=views.vectors.float()).cpu()

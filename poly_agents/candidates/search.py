@@ -22,24 +22,27 @@ from torch import Tensor
 from poly_agents.candidates import sketch
 from poly_agents.candidates.store import Store
 from poly_agents.candidates.vectors import PRECISIONS, Block, Vectors, blocks, computed_in
+from poly_agents.encoders.states import map_tensors
 from poly_agents.options import Options, at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, Views, each
+from poly_agents.scoring.ranker import Ranker, Views
 from poly_agents.text.tokens import Tokens
 
-HOW = ("exact", "certified", "fast")
+SEARCH_MODES = ("exact", "certified", "fast")
 PRODUCTS = 2**19  # at a time: they and the candidates stay in cache
 ROWS = 2**13  # candidates at a time, at most
 BATCH = 256  # candidates that are scored in float32 at a time
 BOUNDS = 2**26  # held at a time: of so many contexts and candidates
-APART = 16  # views that stand for all of a context's in `fast`
+SPREAD = 16  # views that stand for all of a context's in `fast`
 
 
 @dataclass(frozen=True)
 class SearchOptions(Options):
     """How a store is searched, and kept."""
 
-    search: str = option("exact", "the best of the kept candidates: exact, certified (the same, bounded), fast", HOW)
+    search: str = option(
+        "exact", "the best of the kept candidates: exact, certified (the same, bounded), fast", SEARCH_MODES
+    )
     search_scored: int = option(500, "how many candidates --search fast scores for each context")
     store_precision: str = option("auto", "of kept candidates; auto: what the encoder computes in", PRECISIONS)
 
@@ -48,7 +51,7 @@ class SearchOptions(Options):
         at_least(self, "search_scored", 1)
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The best of each of B contexts, best first; minus infinity and row -1 where there are fewer than k."""
 
     scores: Tensor  # [B, k] float32
@@ -70,13 +73,13 @@ class Search:
     @torch.no_grad()
     def scores(self, ranker: Ranker, contexts: Tokens) -> Tensor:
         """Of all candidates, for some bare contexts: [B, N] in float32."""
-        parts = streamed(ranker, ranker.prepare(contexts.to(ranker.device)), self.store.vectors)
+        parts = streamed(ranker, ranker.encode_contexts(contexts.to(ranker.device)), self.store.vectors)
         return torch.cat([part for _, part in parts], -1)
 
     @torch.no_grad()
-    def best(self, ranker: Ranker, contexts: Tokens, count: int) -> Found:
+    def best(self, ranker: Ranker, contexts: Tokens, count: int) -> SearchResult:
         """The best `count` for each of some bare contexts [B, L]."""
-        prepared, vectors = ranker.prepare(contexts.to(ranker.device)), self.store.vectors
+        prepared, vectors = ranker.encode_contexts(contexts.to(ranker.device)), self.store.vectors
         if not isinstance(prepared, Views) or not vectors.single:
             return streamed_best(ranker, prepared, vectors, count)
         prepared = prepared.cpu()
@@ -93,13 +96,13 @@ class Search:
 def streamed(ranker: Ranker, prepared: Any, vectors: Vectors) -> Iterator[tuple[int, Tensor]]:
     """First row and scores [B, n] of one slice after another."""
     for first, kept in vectors.slices(max(1, ROWS // vectors.tokens)):
-        kept = each(lambda part: part.unsqueeze(0).to(ranker.device), kept)
+        kept = map_tensors(lambda part: part.unsqueeze(0).to(ranker.device), kept)
         if isinstance(prepared, Views):
             kept = kept.float()
-        yield first, ranker.match(prepared, kept).float().cpu()
+        yield first, ranker.score_encoded(prepared, kept).float().cpu()
 
 
-def streamed_best(ranker: Ranker, prepared: Any, vectors: Vectors, count: int) -> Found:
+def streamed_best(ranker: Ranker, prepared: Any, vectors: Vectors, count: int) -> SearchResult:
     """The ranker's own scores, merged slice by slice."""
     bests: list[Best] = []
     for first, part in streamed(ranker, prepared, vectors):
@@ -114,7 +117,7 @@ def streamed_best(ranker: Ranker, prepared: Any, vectors: Vectors, count: int) -
 
 
 @torch.no_grad()
-def exact(prepared: Views, vectors: Vectors, count: int) -> Found:
+def exact(prepared: Views, vectors: Vectors, count: int) -> SearchResult:
     """The best `count` of all candidates, for each context."""
     queries = queries_of(prepared, vectors.kind)
     most = max(len(query.views) for query in queries)
@@ -129,24 +132,24 @@ def exact(prepared: Views, vectors: Vectors, count: int) -> Found:
                 own[block.first : block.first + len(line)] = query.bound(block.scaled(line), block.norms)
         for query, own in zip(some, bounds, strict=True):
             bests.append(Best(count))
-            scored += contest(query, vectors, torch.arange(len(vectors)), own, bests[-1])
+            scored += score_promising(query, vectors, torch.arange(len(vectors)), own, bests[-1])
     return found(bests, 1.0, scored / (len(bests) * len(vectors)))
 
 
 @torch.no_grad()
-def certified(prepared: Views, vectors: Vectors, count: int) -> Found:
+def certified(prepared: Views, vectors: Vectors, count: int) -> SearchResult:
     """What `exact` finds."""
     bests, read, scored = [], 0, 0
     for query in queries_of(prepared, vectors.kind):
         best, bounds = Best(count), query.codes(vectors, sketch.bound)
         first = bounds.topk(min(max(BATCH, count), len(bounds))).indices
         best.add(query.score(vectors.block(first)), first)
-        left = bounds >= best.least
+        left = bounds >= best.threshold
         left[first] = False
         rows = left.nonzero().squeeze(-1)
         if len(rows):
-            closer = torch.cat([query.closer(vectors.block(part)) for part in rows.split(ROWS)])
-            scored += contest(query, vectors, rows, closer, best)
+            tight_bounds = torch.cat([query.tight_bounds(vectors.block(part)) for part in rows.split(ROWS)])
+            scored += score_promising(query, vectors, rows, tight_bounds, best)
         scored += len(first)
         read += len(first) + len(rows)
         bests.append(best)
@@ -155,11 +158,11 @@ def certified(prepared: Views, vectors: Vectors, count: int) -> Found:
 
 
 @torch.no_grad()
-def fast(prepared: Views, vectors: Vectors, count: int, scored: int) -> Found:
+def fast(prepared: Views, vectors: Vectors, count: int, scored: int) -> SearchResult:
     """The best `count` of the `scored` candidates whose codes promise most."""
     bests = []
     for query in queries_of(prepared, vectors.kind):
-        query.views, views = sketch.apart(query.views, APART), query.views
+        query.views, views = sketch.spread_out(query.views, SPREAD), query.views
         rows = query.codes(vectors, sketch.largest).topk(min(max(scored, count), len(vectors))).indices
         query.views = views
         bests.append(Best(count))
@@ -169,17 +172,17 @@ def fast(prepared: Views, vectors: Vectors, count: int, scored: int) -> Found:
     return found(bests, share, share)
 
 
-def contest(query: "Query", vectors: Vectors, rows: Tensor, bounds: Tensor, best: "Best") -> int:
+def score_promising(query: "Query", vectors: Vectors, rows: Tensor, bounds: Tensor, best: "Best") -> int:
     """Score what can still be among the best of `rows`, most promising first; how many that were."""
     first = bounds.topk(min(BATCH, len(bounds))).indices
     best.add(query.score(vectors.block(rows[first])), rows[first])
-    left = bounds >= best.least
+    left = bounds >= best.threshold
     left[first] = False
     chosen = left.nonzero().squeeze(-1)
     chosen = chosen[bounds[chosen].argsort(descending=True)]
     done = len(first)
     for part in chosen.split(BATCH) if len(chosen) else ():
-        if float(bounds[part[0]]) < best.least:
+        if float(bounds[part[0]]) < best.threshold:
             break
         best.add(query.score(vectors.block(rows[part])), rows[part])
         done += len(part)
@@ -201,7 +204,7 @@ class Query:
         """What the largest true product can be at most: `largest` as computed and the candidates' norms, [n] each."""
         return largest + largest.abs() * self.relative + norms * self.off
 
-    def closer(self, block: Block) -> Tensor:
+    def tight_bounds(self, block: Block) -> Tensor:
         """The same, of some candidates, [n]."""
         return self.bound(block.scaled(block.products(self.rounded).amax(-1)), block.norms)
 
@@ -222,7 +225,7 @@ class Best:
         self.rows = torch.full((count,), -1)
 
     def add(self, scores: Tensor, rows: Tensor) -> None:
-        """Take part [n] in the contest."""
+        """Take part [n] in the score_promising."""
         rows, order = torch.cat([self.rows, rows]).sort()  # of equal scores the first row wins, whatever came first
         scores, place = torch.cat([self.scores, scores])[order].sort(descending=True, stable=True)
         count = len(self.rows)
@@ -241,5 +244,5 @@ def queries_of(prepared: Views, kind: torch.dtype) -> list[Query]:
     return [Query(*pair, kind, prepared.scale) for pair in zip(prepared.vectors, masks, strict=True)]
 
 
-def found(bests: Sequence[Best], read: float, scored: float) -> Found:
-    return Found(torch.stack([b.scores for b in bests]), torch.stack([b.rows for b in bests]), read, scored)
+def found(bests: Sequence[Best], read: float, scored: float) -> SearchResult:
+    return SearchResult(torch.stack([b.scores for b in bests]), torch.stack([b.rows for b in bests]), read, scored)

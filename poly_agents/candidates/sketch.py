@@ -80,7 +80,7 @@ def bound(coded: Coded, segment: dict[str, Tensor], size: int) -> Tensor:
     return largest(coded, segment, size) + errors + lengths
 
 
-def apart(views: Tensor, count: int) -> Tensor:
+def spread_out(views: Tensor, count: int) -> Tensor:
     """Some of the views [K, D], each as far as can be from those before it: [count, D]."""
     if count >= len(views):
         return views

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poly_agents.encoders.backbone import choose_dtype
-from poly_agents.scoring.ranker import TokenStates
+from poly_agents.encoders.precision import choose_dtype
+from poly_agents.encoders.states import TokenStates
 
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 

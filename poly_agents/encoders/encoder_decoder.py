@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from torch.utils.checkpoint import checkpoint as recompute
 
-from poly_agents.encoders.backbone import TOKEN_BUDGET, Backbone, attention
-from poly_agents.encoders.layers import merge, split, weights
-from poly_agents.scoring.ranker import TokenStates
+from poly_agents.encoders.attention import merge, split, weights
+from poly_agents.encoders.backbone import Backbone
+from poly_agents.encoders.precision import attention
+from poly_agents.encoders.states import TokenStates, token_budget
 from poly_agents.text.tokens import Tokens
 
 FAMILIES = ("t5", "mt5", "umt5")
@@ -102,7 +103,7 @@ class EncoderDecoder(Backbone):
         Rows of like length go together, under a budget of padded tokens. What the decoder reads of an encoded text is
         computed once and met by all R texts; none of it is copied.
         """
-        budget = TOKEN_BUDGET.get(texts.ids.device.type, 2048)
+        budget = token_budget(texts.ids.device)
         lengths, order = texts.mask.sum(-1).sort(-1, descending=True)  # [P, R]
         texts = Tokens(*(part.gather(1, order.unsqueeze(-1).expand_as(part)) for part in texts))
         memory_lengths = encoded.mask.sum(-1)  # [M]

@@ -1,25 +1,23 @@
-"""The parts of a post-norm encoder's layers, whatever its family calls them, for systems that run layers themselves.
+"""Access to the layers of a post-norm encoder of any family, for systems that run layers themselves.
 
-    a  = softmax(q k^T / sqrt(d)) v              attention, for each head
-    h' = norm(out(a) + h)                        finish, first half
-    h  = norm(down(activation(up(h'))) + h')     finish, second half
+    a  = softmax(q k^T / sqrt(d)) v              attention, for each head (`attention.py`)
+    h' = norm(out(a) + h)                        layer_output, first half
+    h  = norm(down(activation(up(h'))) + h')     layer_output, second half: feed_forward
 
-What the queries meet, and under which mask, is the system's own business.
+Each system decides what the queries attend to, and under which mask.
 """
 
+from contextlib import suppress
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
-if TYPE_CHECKING:
-    from poly_agents.encoders.backbone import Backbone
-
 
 class Layer(NamedTuple):
-    """The modules of one layer; they stay the encoder's own."""
+    """The modules of one layer. They stay the encoder's own: no weight is copied."""
 
     query: nn.Module
     key: nn.Module
@@ -57,9 +55,29 @@ PATHS = {  # model type -> where each part is, in the order of `Layer`
 }
 
 
-def read(encoder: "Backbone") -> list[Layer]:
-    """The layers of an encoder, first to last."""
-    config = encoder.model.config
+LISTS = ("encoder.layer", "transformer.layer", "layers")  # where model families keep their layers
+
+
+def path(model: nn.Module) -> str:
+    """Return the name of the list of layers in a HuggingFace model. Raises ValueError for an unknown family."""
+    for name in LISTS:
+        with suppress(AttributeError):
+            model.get_submodule(name)
+            return name
+    raise ValueError(
+        f"no list of layers was found in {model.config.model_type} (looked for {', '.join(LISTS)}); "
+        "give another --backbone"
+    )
+
+
+def modules(model: nn.Module) -> nn.ModuleList:
+    """Return the layers of a HuggingFace model, first to last."""
+    return model.get_submodule(path(model))
+
+
+def read(model: nn.Module) -> list[Layer]:
+    """Return the parts of every layer, first to last. Raises ValueError for a family whose layers are built otherwise."""
+    config = model.config
     if config.model_type not in PATHS:
         raise ValueError(
             f"the layers of {config.model_type} are not built as BERT's, so they cannot be run apart; "
@@ -67,92 +85,57 @@ def read(encoder: "Backbone") -> list[Layer]:
         )
     paths = PATHS[config.model_type]
     return [
-        Layer(*(reduce(getattr, path.split("."), layer) for path in paths), heads=config.num_attention_heads)
-        for layer in encoder.layers
+        Layer(*(reduce(getattr, name.split("."), layer) for name in paths), heads=config.num_attention_heads)
+        for layer in modules(model)
     ]
 
 
-def embed(encoder: "Backbone", ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-    """What the first layer takes of ids [N, L], at positions counted from 0 and in segments: [N, L, D]."""
-    embeddings = encoder.model.embeddings
+def embed(model: nn.Module, ids: Tensor, positions: Tensor, segments: Tensor | None) -> Tensor:
+    """Embed tokens for the first layer.
+
+    Args:
+        ids: [N, L].
+        positions: [N, L], counted from 0.
+        segments: [N, L], or None for a model that has none.
+
+    Returns:
+        [N, L, D]
+    """
+    embeddings = model.embeddings
     first = getattr(embeddings, "padding_idx", None)  # RoBERTa counts from padding_idx + 1
-    inputs = {"token_type_ids": segments} if encoder.segments else {}
+    inputs = {} if segments is None else {"token_type_ids": segments}
     states = embeddings(input_ids=ids, position_ids=positions + (0 if first is None else first + 1), **inputs)
-    project = getattr(encoder.model, "embeddings_project", None)  # ELECTRA's embeddings may be narrower
+    project = getattr(model, "embeddings_project", None)  # ELECTRA's embeddings may be narrower
     return states if project is None else project(states)
 
 
 def affine(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a norm, [D] each, with what it multiplies its output by where it does (`ScaledNorm`)."""
+    """Return weight and bias of a norm, [D] each, multiplied by its output scale if it has one (`ScaledNorm`)."""
     scale = getattr(norm, "scale", 1.0)
     return (norm.weight * scale).to(dtype), (norm.bias * scale).to(dtype)
 
 
-def relative(encoder: "Backbone") -> bool:
-    """Whether attention also depends on the distance of two tokens, as MPNet's does; `products` knows nothing of it."""
-    return hasattr(getattr(encoder.model, "encoder", None), "relative_attention_bias")
+def has_relative_positions(model: nn.Module) -> bool:
+    """Tell whether attention depends on the distance of two tokens, as MPNet's. `attention.py` knows nothing of that."""
+    return hasattr(getattr(model, "encoder", None), "relative_attention_bias")
 
 
-def split(states: Tensor, heads: int) -> Tensor:
-    """[..., L, D] -> [..., H, L, D / H]
+def layer_output(layer: Layer, attended: Tensor, residual: Tensor, dropout: float = 0.0) -> Tensor:
+    """Finish a layer from the merged output of its heads.
 
-    >>> split(torch.arange(8.0).view(2, 4), 2).tolist()
-    [[[0.0, 1.0], [4.0, 5.0]], [[2.0, 3.0], [6.0, 7.0]]]
+    Args:
+        attended: what the heads have attended to, [..., L, D].
+        residual: the states that entered the layer, [..., L, D].
+        dropout: the share to drop now, 0 outside of training.
+
+    Returns:
+        [..., L, D]
     """
-    return states.unflatten(-1, (heads, -1)).transpose(-2, -3)
+    attended = drop(layer.out(attended), dropout, dropout > 0)
+    return feed_forward(layer, layer.attention_norm(attended + residual), dropout)
 
 
-def merge(states: Tensor) -> Tensor:
-    """[..., H, L, D / H] -> [..., L, D], what `split` has parted."""
-    return states.transpose(-2, -3).flatten(-2)
-
-
-def weights(logits: Tensor, dropout: float) -> Tensor:
-    """Weights [..., Lq, Lk] of scaled products; minus infinity gets none, and a row needs one that is finite."""
-    return drop(logits.softmax(-1), dropout, dropout > 0)
-
-
-class Seen(NamedTuple):
-    """What queries meet: the mask is True for real tokens, of a shape that the weights' first axes broadcast with."""
-
-    keys: Tensor  # [..., H, L, D / H]
-    values: Tensor  # [..., H, L, D / H]
-    mask: Tensor  # [..., 1, 1, L] bool
-
-
-def products(queries: Tensor, seen: Seen) -> Tensor:
-    """Logits of an attention: [..., H, Lq, D / H] -> [..., H, Lq, L]."""
-    scaled = queries * queries.shape[-1] ** -0.5
-    return (scaled @ seen.keys.mT).masked_fill(~seen.mask, -torch.inf)
-
-
-def attend(queries: Tensor, seen: Seen, dropout: float) -> Tensor:
-    """Attention over one sequence: [B, H, Lq, D / H] -> [B, H, Lq, D / H]."""
-    return weights(products(queries, seen), dropout) @ seen.values
-
-
-def attend_beside(queries: Tensor, own: Seen, context: Seen, dropout: float) -> Tensor:
-    """Attention of C candidates, each over the context and itself under one softmax.
-
-    `queries` [G, H, C, Lq, D / H], `own` the same with L tokens each, `context` [B, H, L, D / H] with no axis of
-    candidates -> [B, H, C, Lq, D / H]
-    """
-    shape = queries.shape[2:4]
-    far = products(queries.flatten(2, 3), context).unflatten(2, shape)  # [B, H, C, Lq, L of the context]
-    near = products(queries, own).expand(len(far), -1, -1, -1, -1)  # [B, H, C, Lq, L]
-    far, near = weights(torch.cat([far, near], -1), dropout).split([far.shape[-1], near.shape[-1]], -1)
-    return (far.flatten(2, 3) @ context.values).unflatten(2, shape) + near @ own.values
-
-
-def finish(layer: Layer, attended: Tensor, residual: Tensor, dropout: float = 0.0) -> Tensor:
-    """From what the heads have attended to, merged, to the layer's output: [..., L, D] each.
-
-    `dropout` is the share to drop now: 0 when nothing is learnt.
-    """
-    return feed(layer, layer.attention_norm(drop(layer.out(attended), dropout, dropout > 0) + residual), dropout)
-
-
-def feed(layer: Layer, states: Tensor, dropout: float = 0.0) -> Tensor:
-    """The second half: the feed-forward with its residual and norm, [..., L, D]."""
+def feed_forward(layer: Layer, states: Tensor, dropout: float = 0.0) -> Tensor:
+    """Run a layer's feed-forward network with its residual and norm, [..., L, D] -> [..., L, D]."""
     wide = layer.activation(layer.up(states))  # [..., L, 4 D]
     return layer.output_norm(drop(layer.down(wide), dropout, dropout > 0) + states)

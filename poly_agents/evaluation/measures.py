@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class Ranked(NamedTuple):
+class RelevantRanks(NamedTuple):
     """The right candidates of B contexts, by rank, as many columns as the context with most of them has."""
 
     ranks: Tensor  # [B, P] float, rising, counted from 1; infinite where there are fewer
@@ -23,7 +23,7 @@ class Ranked(NamedTuple):
     grades: Tensor  # [B, P] their relevance, 0 where there are fewer
 
 
-def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Ranked:
+def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> RelevantRanks:
     """Where the right candidates stand; those that `mask` [B, C] leaves out are no candidates.
 
     >>> ranked(torch.tensor([[0.9, 0.5, 0.5, 0.1]]), torch.tensor([[0, 1, 0, 1]])).ranks
@@ -50,7 +50,7 @@ def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Ran
     tied = (own.unsqueeze(-1) == own.unsqueeze(-2)) & there.unsqueeze(-2)
     ranks = (ranks - (tied & behind).sum(-1)).masked_fill(~there, torch.inf)
     ranks, order = ranks.sort(-1)
-    return Ranked(ranks, columns.gather(-1, order), grades.gather(-1, order))
+    return RelevantRanks(ranks, columns.gather(-1, order), grades.gather(-1, order))
 
 
 def recall_any(ranks: Tensor, k: int) -> Tensor:
@@ -105,7 +105,7 @@ def ndcg(ranks: Tensor, grades: Tensor, k: int, exponential: bool = False) -> Te
     return torch.where(ideal > 0, dcg / ideal, 0.0)
 
 
-def measures(ranks: Tensor, graded: Ranked, ks: Sequence[int], exponential: bool = False) -> dict[str, Tensor]:
+def measures(ranks: Tensor, graded: RelevantRanks, ks: Sequence[int], exponential: bool = False) -> dict[str, Tensor]:
     """Every measure of B contexts by its name, [B] each; NaN where a context has no right candidate.
 
     `graded` is what NDCG is of; the ranks [B, P] of the right candidates are what all others are of.

@@ -75,13 +75,17 @@ def trec(rankings: Sequence[Ranking]) -> str:
     )
 
 
-class Format(NamedTuple):
+class SubmissionFormat(NamedTuple):
     write: Callable[[Sequence[Ranking]], str]
     limit: int  # candidates of an example, at most
 
 
-FORMATS = {"dstc7": Format(dstc7, 100), "msmarco": Format(msmarco, 1000), "mutual": Format(mutual, 4)}
-FORMATS["trec"] = Format(trec, 1000)
+FORMATS = {
+    "dstc7": SubmissionFormat(dstc7, 100),
+    "msmarco": SubmissionFormat(msmarco, 1000),
+    "mutual": SubmissionFormat(mutual, 4),
+}
+FORMATS["trec"] = SubmissionFormat(trec, 1000)
 
 
 class Submission:
@@ -115,7 +119,7 @@ class Submission:
 
     def close(self) -> None:
         """Write all there is; called by every process, as often by each."""
-        parts = processes.everyone(self.new)
+        parts = processes.all_gather(self.new)
         found = [ranking for ranking in chain(*zip_longest(*parts)) if ranking]  # each process had every n-th example
         self.new = []
         if found:

@@ -46,7 +46,7 @@ def export(model: TextRanker, to: str, folder: str | Path) -> list[Path]:
     encoders = {model.ranker.context_encoder, model.ranker.candidate_encoder}
     if any(encoder.model.dtype != torch.float32 for encoder in encoders):
         raise ValueError("an export is in float32; load the model with precision='float32'")
-    if "parlai" in model.tokenizer.about:
+    if "parlai" in model.tokenizer.settings:
         raise ValueError("the dictionary of this model is ParlAI's own: no other library makes the same ids of a text")
     agent = model.header()["agent"]
     if to in graphs.WRITERS:
@@ -125,7 +125,7 @@ def prompts(model: TextRanker) -> dict[str, str]:
     """The prompts as text that other libraries put right before a text; a space parts them where it has to."""
     options, found = model.ranker.options, {}
     for side, text in (("query", options.context_prompt), ("document", options.candidate_prompt)):
-        parted = [each for each in (text, f"{text} ") if model.tokenizer.parts(each)]
+        parted = [each for each in (text, f"{text} ") if model.tokenizer.separates(each)]
         if not parted:
             raise ValueError(f"tokenised with a text after it the prompt {text!r} becomes another one; take --to onnx")
         found[side] = parted[0]
@@ -172,7 +172,7 @@ def write_list(folder: Path, modules: list[tuple[str, dict[str, Any] | None]]) -
 def write_cross(model: TextRanker, to: str, folder: Path) -> None:
     """A folder that `CrossEncoder`, and mostly `AutoModelForSequenceClassification`, opens."""
     ranker, encoder = model.ranker, model.ranker.context_encoder
-    length = longest(encoder, ranker.span(model.text_truncate, model.label_truncate))
+    length = longest(encoder, ranker.positions_needed(model.text_truncate, model.label_truncate))
     if to == "sentence-transformers" and ranker.options.cross_head == "linear":
         check_pooling(ranker.options.reduction, to)
         opens, fill = "`CrossEncoder(folder)` of sentence-transformers 6", partial(write_linear_head, model, length)

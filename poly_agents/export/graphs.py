@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from poly_agents.encoders.backbone import Backbone, shallow
-from poly_agents.scoring.ranker import Ranker, TokenStates
+from poly_agents.encoders.backbone import Backbone, shallow_copy
+from poly_agents.encoders.states import TokenStates
+from poly_agents.scoring.ranker import Ranker
 
 
 class Graph(NamedTuple):
@@ -55,11 +56,11 @@ class Score(nn.Module):
         self.ranker = without_encoders(ranker)
 
     def forward(self, views: Tensor, vectors: Tensor, view_mask=None, vector_mask=None):
-        prepared = self.ranker.prepared(views, None if view_mask is None else view_mask.bool())
+        prepared = self.ranker.from_views(views, None if view_mask is None else view_mask.bool())
         kept = vectors.unsqueeze(0)
         if vector_mask is not None:
             kept = TokenStates(kept, vector_mask.bool().unsqueeze(0))
-        return (self.ranker.match(prepared, kept),)
+        return (self.ranker.score_encoded(prepared, kept),)
 
 
 def without_encoders(ranker: Ranker) -> nn.Module:
@@ -72,11 +73,11 @@ def without_encoders(ranker: Ranker) -> nn.Module:
 def of(ranker: Ranker) -> dict[str, Graph]:
     """The graphs of a ranker, by name.
 
-    A system has them if it has `vector` and `views` (or `rate_states`, for pairs), which take plain states and a mask.
+    A system has them if it has `vector` and `views` (or `score_states`, for pairs), which take plain states and a mask.
     Raises ValueError for any other.
     """
-    if hasattr(ranker, "rate_states"):
-        return {"pair": encoder_graph(ranker, ranker.context_encoder, "rate_states", "scores")}
+    if hasattr(ranker, "score_states"):
+        return {"pair": encoder_graph(ranker, ranker.context_encoder, "score_states", "scores")}
     if not hasattr(ranker, "views"):
         raise ValueError(
             f"{type(ranker).__name__} runs layers in its own way, for which there is no graph; there are those of bi, "

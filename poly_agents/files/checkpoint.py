@@ -16,7 +16,6 @@ from torch import Tensor
 from poly_agents.files.atomic import replace
 
 KEY = "poly_agents"  # of the header
-TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a file of torch begins: a zip; before torch 1.6
 PART = 2**27  # bytes of a mapped file that are held at a time
 
 
@@ -56,17 +55,13 @@ def write(path: str, header: dict[str, Any], weights: dict[str, Tensor], optimiz
 
 
 def read_header(path: str) -> dict[str, Any]:
-    """The header alone: fast, whatever the size of the file."""
-    if _of_torch(path):
-        return parlai_model().read_header(path)
+    """Read the header alone, which is fast for a file of any size."""
     with _open(path) as file:
         return _header(path, file)
 
 
 def read(path: str) -> Checkpoint:
-    """The whole file, ours or ParlAI's. Raises ValueError, naming it, where it is damaged or of another format."""
-    if _of_torch(path):
-        return parlai_model().read(path)
+    """Read a whole file. Raises ValueError, naming it, if it is damaged or has another format."""
     header = read_header(path)
     weights = Weights(lambda: _tensors(path, "model."))
     if "optimizer_groups" not in header:
@@ -87,21 +82,6 @@ def examples_seen(model_file: str, task: str) -> int:
     """How many training examples of a task the checkpoint beside `model_file` has seen; 0 without one."""
     path = f"{model_file}.checkpoint"
     return read_header(path).get("examples_seen", {}).get(task, 0) if Path(path).exists() else 0
-
-
-def parlai_model():
-    from poly_agents.pretrained import parlai_weights
-
-    return parlai_weights
-
-
-def _of_torch(path: str) -> bool:
-    """Whether torch wrote it: then it is ParlAI's."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(16).startswith(TORCH)
-    except OSError:
-        return False
 
 
 def _tensors(path: str, prefix: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class Teacher:
 
     def __init__(self, model_file: str):
         self.model = TextRanker.load(model_file)
-        if self.model.ranker.pooled:
+        if self.model.ranker.depends_on_pool:
             raise ValueError(
                 f"--teacher-model {model_file}: its scores depend on the other candidates, so there is nothing to keep "
                 "of a pair; teach with cross, bi, poly, mix, late or ed2lm"
@@ -56,11 +56,11 @@ class Teacher:
         asked = [(context, row) for context, row in zip(contexts, lacking, strict=True) if row]
         numbers = sorted({n for _, row in asked for n in row.values()})
         place = {n: column for column, n in enumerate(numbers)}
-        kept = self.model.ranker.encode_texts(self.model.candidate_ids([texts[n] for n in numbers]))
+        kept = self.model.ranker.encode_ids(self.model.candidate_ids([texts[n] for n in numbers]))
         index = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor([place[n] for n in row.values()]) for _, row in asked], batch_first=True, padding_value=-1
         )
-        scores = self.model.ranker.score_texts(self.model.context_ids([context for context, _ in asked]), kept, index)
+        scores = self.model.ranker.score_ids(self.model.context_ids([context for context, _ in asked]), kept, index)
         found = {
             k: value
             for (_, row), line in zip(asked, scores.tolist(), strict=True)

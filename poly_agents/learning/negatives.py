@@ -50,7 +50,7 @@ class HardNegatives:
             if given and not self.found:
                 model = TextRanker.load(given)
             mine(self.path, model, list(self.turns()), self.options.hard_negatives, self.options.hard_negatives_margin)
-        processes.everyone(None)  # the others wait for the file
+        processes.all_gather(None)  # the others wait for the file
 
 
 def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin: float) -> None:
@@ -59,7 +59,7 @@ def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin
     A candidate that scores higher than the response minus `margin` is likely to be right as well, and is left out.
     Resumes what a killed run left in `path`.part; the file itself appears when it is whole.
     """
-    if not model.ranker.caches(model.ranker.options):
+    if not model.ranker.can_cache(model.ranker.options):
         raise ValueError(
             f"{type(model.ranker).__name__} runs once per candidate: mining {len(turns)} contexts with it would take "
             "days; mine with a model that caches its candidates (bi, poly, mix, late)"
@@ -92,11 +92,11 @@ def _resume(part: Path, made_with: dict) -> int:
 
 
 def _mined(model, turns, responses, ids, count, margin) -> Iterator[dict]:
-    kept = model.ranker.encode_texts(ids, progress=True)
+    kept = model.ranker.encode_ids(ids, progress=True)
     place = {text: number for number, text in enumerate(responses)}
     for start in range(0, len(turns), CONTEXTS):
         part = turns[start : start + CONTEXTS]
-        scores = model.ranker.score_texts(model.context_ids([turn.context for turn in part]), kept)  # [B, N]
+        scores = model.ranker.score_ids(model.context_ids([turn.context for turn in part]), kept)  # [B, N]
         label = torch.tensor([place[turn.response.strip()] for turn in part], device=scores.device).unsqueeze(1)
         limit = scores.gather(1, label) - margin
         scores = scores.scatter(1, label, -torch.inf)

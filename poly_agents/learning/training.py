@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from poly_agents import processes
-from poly_agents.encoders.backbone import chain
+from poly_agents.encoders.states import chain, map_tensors, tensors
 from poly_agents.learning import losses
 from poly_agents.options import Options, at_least, flag, option
-from poly_agents.scoring.ranker import Learnt, Ranker, each, tensors
+from poly_agents.scoring.ranker import Ranker, ScoresAndLoss
 from poly_agents.text.tokens import Tokens
 
 
@@ -51,7 +51,7 @@ class TrainingOptions(Options):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
 
-    def distil(self, learnt: Learnt, teacher: Tensor, labels: Tensor) -> Learnt:
+    def distil(self, learnt: ScoresAndLoss, teacher: Tensor, labels: Tensor) -> ScoresAndLoss:
         """Mix the teacher's part into the loss: scores, `teacher` [B, C], `labels` [B]."""
         if self.distill_loss == "kl":
             loss = losses.kl(learnt.scores, teacher, self.distill_temperature)
@@ -64,30 +64,32 @@ def backward(
     ranker: Ranker,
     candidates: Tokens,
     contexts: int,
-    objective: Callable[[slice, Any], Learnt],
+    objective: Callable[[slice, Any], ScoresAndLoss],
     slice_size: int = 0,
     scale: float = 1.0,
-) -> Learnt:
+) -> ScoresAndLoss:
     """Add the gradients of the mean loss, times `scale`, to the parameters.
 
     With several processes that is each one's part: their mean is the gradient of all (`processes.average_gradients`).
     `candidates` [N, L] are the same list in every process, `objective(rows, kept [N, ...])` gives scores and losses of
     some of this process's contexts. With `slice_size` as many candidates, or contexts, are run at a time.
     """
-    mine = Tokens(*(part[processes.own()] for part in candidates))
+    mine = Tokens(*(part[processes.own_rows()] for part in candidates))
     with_graph = encode(ranker, mine, slice_size)
-    kept = each(leaf, processes.gather(with_graph, len(candidates.ids)))
+    kept = map_tensors(leaf, processes.gather(with_graph, len(candidates.ids)))
     learnt = []
     for start in range(0, contexts, slice_size or contexts):
         rows = slice(start, min(contexts, start + (slice_size or contexts)))
         part = objective(rows, kept)
         (part.loss.sum() * (scale / contexts)).backward()
-        learnt.append(Learnt(*(tensor.detach() for tensor in part)))
+        learnt.append(ScoresAndLoss(*(tensor.detach() for tensor in part)))
     pairs = [pair for pair in zip(tensors(with_graph), tensors(kept), strict=True) if pair[0].requires_grad]
     for _, end in pairs:
-        processes.add_up(end.grad)
+        processes.all_reduce_sum(end.grad)
     if pairs:
-        own = [end.grad[processes.own()][tuple(map(slice, out.shape))] for out, end in pairs]  # less others' padding
+        own = [
+            end.grad[processes.own_rows()][tuple(map(slice, out.shape))] for out, end in pairs
+        ]  # less others' padding
         torch.autograd.backward([out for out, _ in pairs], own)
     return chain(learnt)
 

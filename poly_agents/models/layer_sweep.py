@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from poly_agents.scoring import maths
-from poly_agents.encoders.backbone import by_length
+from poly_agents.encoders.states import by_length
 from poly_agents.files.atomic import replace, write_text
 from poly_agents.scoring.ranks import label_ranks
 from poly_agents.agents.teachers import Turn, turns
@@ -84,7 +84,7 @@ def layer_vectors(model: TextRanker, ids: Sequence[Sequence[int]]) -> Tensor:
     found = []
     for start in range(0, len(ids), TEXTS):
         text = pad([row[-longest:] for row in ids[start : start + TEXTS]]).to(ranker.device)
-        framed = frame.join(text, text) if ranker.joint else frame.wrap(text)
+        framed = frame.join(text, text) if ranker.one_encoder else frame.wrap(text)
         found.append(normalize(by_length(vectors, framed), dim=-1).cpu())
     return torch.cat(found)
 

@@ -1,8 +1,6 @@
-"""A trained model from plain Python: texts in, ranked candidates out."""
+"""A trained model in plain Python: texts in, ranked candidates out."""
 
-import importlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,75 +9,101 @@ from typing import Any, NamedTuple
 
 import torch
 
-from poly_agents import processes
-from poly_agents.files import checkpoint
-from poly_agents.files import atomic
-from poly_agents.candidates import store as stores
-from poly_agents.encoders.backbone import choose_dtype, unfilled
-from poly_agents.candidates.memory import fingerprint
-from poly_agents.scoring.ranker import Ranker, RankerOptions, slices
+from poly_agents.candidates import writer
+from poly_agents.candidates.fingerprint import fingerprint
 from poly_agents.candidates.search import Search
 from poly_agents.candidates.store import Store
+from poly_agents.files import atomic, checkpoint
+from poly_agents.models import building, opening
+from poly_agents.rankers import agent_of, ranker_class
+from poly_agents.scoring.ranker import Ranker, slices
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
 
+TEXT_TRUNCATE, LABEL_TRUNCATE = 360, 72  # tokens of a context and of a candidate (Humeau et al. 2020)
+
 
 class Ranked(NamedTuple):
+    """A candidate and its score."""
+
     text: str
     score: float
 
 
 class Retrieved(NamedTuple):
-    candidate: dict[str, Any]  # its `text`, and whatever else it was given with
+    """A candidate of a store and its score."""
+
+    candidate: dict[str, Any]  # its `text`, and whatever else it was stored with
     score: float
 
 
 class TextRanker:
-    """What `poly_agents.load` returns."""
+    """A ranker with its tokenizer: what `poly_agents.load` and `poly_agents.start` return.
+
+    Attributes:
+        ranker: the torch module.
+        tokenizer: text to ids.
+        text_truncate: tokens of a context that are kept, the newest ones.
+        label_truncate: tokens of a candidate that are kept, the first ones.
+    """
 
     def __init__(self, ranker: Ranker, tokenizer: Tokenizer, text_truncate: int, label_truncate: int):
         self.ranker = ranker
         self.tokenizer = tokenizer
         self.text_truncate = text_truncate
         self.label_truncate = label_truncate
-        self.encoded: tuple[list[str], Any] = [], None  # the last candidates: a chat asks for the same ones every turn
+        self._last: tuple[list[str], Any] = [], None  # a chat ranks the same candidates at every turn
 
     @classmethod
-    def start(cls, agent: str, text_truncate: int = 360, label_truncate: int = 72, **options: Any) -> "TextRanker":
-        """A ranker over pretrained weights, untrained but for them: `start("bi", backbone="intfloat/e5-small-v2")`."""
-        from poly_agents import zoo
+    def start(
+        cls,
+        agent: str,
+        source: str | None = None,
+        text_truncate: int = TEXT_TRUNCATE,
+        label_truncate: int = LABEL_TRUNCATE,
+        **options: Any,
+    ) -> "TextRanker":
+        """Make a ranker over pretrained weights, not yet trained.
 
-        kind = ranker_class(agent)
-        options = kind.Options(**options)
-        tokenizer = Tokenizer.pretrained(zoo.backbone(options.source))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        ranker = build(kind, options, tokenizer, None, device)
+        Args:
+            agent: the name of the ranker: bi, cross, early, ed2lm, late, mix, poly, uni.
+            source: folder, HuggingFace name or model file to load from, if not what `options` names.
+            text_truncate: tokens of a context that are kept.
+            label_truncate: tokens of a candidate that are kept.
+            options: those of the ranker, named as its flags: `backbone="intfloat/e5-small-v2"`, `poly_codes=16`.
+
+        Raises:
+            ValueError: an option or the checkpoint does not suit the ranker.
+        """
+        given = ranker_class(agent).Options(**options)
+        source = source or given.source
+        tokenizer = opening.pretrained_tokenizer(source)
+        device = building.default_device()
+        ranker = building.start(agent, given, source, tokenizer, device)
         ranker.lower_precision()
         return cls(ranker.to(device).eval(), tokenizer, text_truncate, label_truncate)
 
     @classmethod
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
-        """From what was given to ParlAI as `-mf`; needs `model_file` and `model_file.dict`, nothing else.
+        """Load a trained model.
 
-        `zoo:poly_agents/NAME/model` is fetched first. A model file of ParlAI's own rankers needs its `.opt` too.
+        Args:
+            model_file: what was given to ParlAI as `-mf`. It needs `model_file.dict` beside it. A model of ParlAI's own
+                rankers needs its `.opt` too.
+            precision: of the encoder: auto, float32, bfloat16 or float16.
+
+        Raises:
+            ValueError: a file is missing, damaged, or of another kind. The message names it.
         """
-        from poly_agents import zoo
+        opened = opening.open_model(model_file)
+        header = opened.header
+        return cls(
+            building.build(opened, precision), opened.tokenizer, header["text_truncate"], header["label_truncate"]
+        )
 
-        model_file = zoo.local(model_file)
-        saved = checkpoint.read(model_file)
-        tokenizer = Tokenizer.load(f"{model_file}.dict")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        kind = ranker_class(saved.header["agent"])
-        options = kind.Options.of(saved.header["options"] | {"precision": precision})
-        text, label = saved.header["text_truncate"], saved.header["label_truncate"]
-        with unfilled():
-            ranker = build(kind, options, tokenizer, saved.header["backbone"], device, label, lowered=True)
-        ranker.load_tensors(saved.weights, model_file)
-        return cls(ranker.to(device).eval(), tokenizer, text, label)
-
-    def save(self, model_file: str, **more: Any) -> None:
-        """Write what `load` and ParlAI's `-mf` read: `model_file`, `.dict` and `.opt`; `more` goes into the header."""
-        header = self.header() | more
+    def save(self, model_file: str, **extra: Any) -> None:
+        """Write `model_file`, `.dict` and `.opt`, which `load` and ParlAI's `-mf` read. `extra` goes into the header."""
+        header = self.header() | extra
         self.tokenizer.save(f"{model_file}.dict")
         opt = {"model": f"poly_agents/{header['agent']}"} | checkpoint.settings(header)
         atomic.write_text(f"{model_file}.opt", json.dumps(opt, indent=1))
@@ -87,14 +111,20 @@ class TextRanker:
 
     @classmethod
     def convert(cls, source: str, model_file: str, name: str = "") -> "TextRanker":
-        """Write any model file, one of ParlAI's own too, as one of ours; `name` says where its weights are from."""
+        """Write any model file, one of ParlAI's own too, in our format.
+
+        Args:
+            source: the model file to read.
+            model_file: the one to write.
+            name: where the weights are from, for the new header; `source` if empty.
+        """
         model = cls.load(source, "float32")
-        model.ranker.options = replace(model.ranker.options, precision="auto", backbone=name or source)
+        model.ranker.options = replace(model.ranker.options, backbone=name or source, precision="auto")
         model.save(model_file)
         return model
 
     def header(self) -> dict[str, Any]:
-        """All but the weights and the tokeniser that it takes to make the model again, as JSON."""
+        """Return, as JSON, what it takes to make the model again besides weights and tokenizer."""
         return {
             "agent": agent_of(type(self.ranker)),
             "options": vars(self.ranker.options),
@@ -103,55 +133,84 @@ class TextRanker:
             "label_truncate": self.label_truncate,
         }
 
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint of everything a candidate's encoding depends on."""
+        return fingerprint(self.ranker, self.tokenizer, self.label_truncate)
+
+    # --- ranking ------------------------------------------------------------------------------------------------------
+
     def rank(
         self,
         context: str | Sequence[str],
         candidates: Sequence[str] | Sequence[Sequence[str]],
         top: int | None = None,
     ) -> list[Ranked] | list[list[Ranked]]:
-        """Candidates with their scores, best first; equal scores keep the order they came in.
+        """Rank candidates, best first. Equal scores keep the order of the candidates.
 
-        `context` is one context, its turns parted by newlines, or a list of them: then `candidates` is one list for
-        all, or a list for each, and a list of rankings comes back. Equal texts are ranked once; candidates that are
-        the same as in the call before are not encoded again.
+        Equal texts are ranked once. Candidates that are the same as in the call before are not encoded again.
+
+        Args:
+            context: one context, its turns separated by newlines, or a list of contexts.
+            candidates: one list for all contexts, or one for each.
+            top: how many of the best to return; None: all.
+
+        Returns:
+            One ranking, or one for each context.
+
+        Raises:
+            ValueError: a list of candidates is empty, or there are neither one nor as many as contexts.
         """
         if isinstance(context, str):
-            return self.rank([context], candidates, top)[0]
-        pools = [list(candidates)] if not candidates or isinstance(candidates[0], str) else candidates
-        if len(pools) not in (1, len(context)):
-            raise ValueError(f"{len(context)} contexts need one list of candidates or as many, got {len(pools)}")
-        if not all(pools):
+            return self.rank_many([context], [candidates], top)[0]
+        nested = bool(candidates) and not isinstance(candidates[0], str)
+        return self.rank_many(context, candidates if nested else [candidates], top)
+
+    def rank_many(
+        self, contexts: Sequence[str], pools: Sequence[Sequence[str]], top: int | None = None
+    ) -> list[list[Ranked]]:
+        """Rank one pool of candidates for all contexts, or one for each. As `rank`, without its shorter forms."""
+        if len(pools) not in (1, len(contexts)):
+            raise ValueError(f"{len(contexts)} contexts need one list of candidates or as many, got {len(pools)}")
+        if not all(len(pool) for pool in pools):
             raise ValueError("there is nothing to rank: a list of candidates is empty")
-        if not context:
+        if not contexts:
             return []
         texts = list(dict.fromkeys(text for pool in pools for text in pool))
-        place = {text: row for row, text in enumerate(texts)}
-        rows = [list(dict.fromkeys(place[text] for text in pool)) for pool in pools]
-        kept = self.encode(texts)
-        contexts = self.context_ids(context)
+        number = {text: row for row, text in enumerate(texts)}
+        rows = [list(dict.fromkeys(number[text] for text in pool)) for pool in pools]
+        encoded, ids = self.encode(texts), self.context_ids(contexts)
         if len(rows) == 1:
-            scores = self.ranker.score_texts(contexts, kept)
+            scores = self.ranker.score_ids(ids, encoded)  # [B, C]
             return [self._sorted(texts, rows[0], line, top) for line in scores]
-        index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, -1)
-        scores = self.ranker.score_texts(contexts, kept, index)
+        index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, -1)  # [B, C]
+        scores = self.ranker.score_ids(ids, encoded, index)  # [B, C]
         return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
 
+    @staticmethod
+    def _sorted(texts: list[str], rows: list[int], scores: torch.Tensor, top: int | None) -> list[Ranked]:
+        values, order = scores.float().cpu().sort(descending=True, stable=True)
+        pairs = zip(order[:top].tolist(), values[:top].tolist(), strict=True)
+        return [Ranked(texts[rows[column]], score) for column, score in pairs]
+
     def context_ids(self, contexts: Sequence[str]) -> list[list[int]]:
-        """Bare ids of contexts, their newest turns where they are too long."""
+        """Return the bare ids of contexts. Of long ones the newest turns are kept."""
         return [ids[-self.text_truncate :] for ids in self.tokenizer.context_ids_of(contexts)]
 
     def candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
-        """Bare ids of candidates, their head where they are too long."""
+        """Return the bare ids of candidates. Of long ones the beginning is kept."""
         return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(candidates)]
 
     def encode(self, texts: list[str]) -> Any:
-        """What the ranker keeps of these candidates; encoded once as long as they stay the same."""
-        if self.encoded[0] != texts:
-            self.encoded = texts, self._encode(texts)
-        return self.encoded[1]
+        """Encode candidates. They are encoded once as long as they stay the same."""
+        if self._last[0] != texts:
+            self._last = texts, self._encode(texts)
+        return self._last[1]
 
     def _encode(self, texts: list[str]) -> Any:
-        return self.ranker.encode_parts(ahead(self.candidate_ids, slices(texts)))
+        return self.ranker.encode_parts(prefetch(self.candidate_ids, slices(texts)))
+
+    # --- candidates on disk -------------------------------------------------------------------------------------------
 
     def index(
         self,
@@ -161,46 +220,29 @@ class TextRanker:
         keep: bool = False,
         progress: bool = True,
     ) -> Store:
-        """A store of these candidates in `folder`: as it is there, or made, or brought up to date.
+        """Make a store of encoded candidates, or bring it up to date. What it has already is not encoded again.
 
-        `candidates` is a file (text, or JSON lines with a `text` and whatever else), or the candidates themselves.
-        What the folder has besides is taken out, unless `keep`. See `poly_agents.candidates.store.build`.
+        Args:
+            folder: of the store.
+            candidates: a file (text, or JSON lines with a `text` and more), or the candidates themselves.
+            precision: of the stored vectors; auto: as the encoder computes.
+            keep: keep what the folder holds besides these candidates.
+            progress: show a progress bar.
         """
         if precision == "auto":
             precision = str(self.ranker.candidate_encoder.dtype).removeprefix("torch.")
-        maker, source, total = self.maker, "", None
-        if isinstance(candidates, str | Path):
-            source, total = atomic.sha256(candidates), stores.count_lines(candidates)
-            found = None if keep else stores.unchanged(folder, maker, precision, source)
-            if all(processes.everyone(found is not None)):
-                return found
-            candidates = stores.read_candidates(candidates)
-        else:
-            candidates = ({"text": each} if isinstance(each, str) else each for each in candidates)
-        return stores.build(
-            folder, candidates, self._encode, maker, precision, keep=keep, source=source, total=total, progress=progress
-        )
-
-    @property
-    def maker(self) -> str:
-        """What tells encodings of this model from those of any other."""
-        return fingerprint(self.ranker, self.tokenizer, self.label_truncate)
+        recipe = writer.Recipe(self._encode, self.fingerprint, precision)
+        return writer.update(folder, candidates, recipe, keep=keep, progress=progress)
 
     def search(self, context: str, within: Search, top: int = 10) -> list[Retrieved]:
-        """The best candidates of a store, as they were given to it, with their scores."""
-        found = within.best(self.ranker, pad(self.context_ids([context])), top)
-        pairs = zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)
+        """Return the best candidates of a store for one context, as they were stored, with their scores."""
+        best = within.best(self.ranker, pad(self.context_ids([context])), top)
+        pairs = zip(best.rows[0].tolist(), best.scores[0].tolist(), strict=True)
         return [Retrieved(within.store[row], score) for row, score in pairs if row >= 0]
 
-    @staticmethod
-    def _sorted(texts: list[str], rows: list[int], scores: torch.Tensor, top: int | None) -> list[Ranked]:
-        values, order = scores.float().cpu().sort(descending=True, stable=True)
-        pairs = zip(order[:top].tolist(), values[:top].tolist(), strict=True)
-        return [Ranked(texts[rows[place]], score) for place, score in pairs]
 
-
-def ahead(function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
-    """`map` that makes the next result in a thread while the last one is in use."""
+def prefetch(function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+    """Map a function over parts. A thread makes the next result while the last one is in use."""
     with ThreadPoolExecutor(1) as thread:
         coming = None
         for part in parts:
@@ -209,47 +251,3 @@ def ahead(function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]
                 yield ready.result()
         if coming is not None:
             yield coming.result()
-
-
-def ranker_class(agent: str) -> type[Ranker]:
-    """`poly` -> PolyRanker of `poly_agents.rankers.poly`."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", agent):
-        raise ValueError(f"{agent!r} is not the name of a ranker")
-    module = importlib.import_module(f"poly_agents.{agent}")
-    return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
-
-
-def agent_of(kind: type[Ranker]) -> str:
-    """PolyRanker of `poly_agents.rankers.poly` -> `poly`."""
-    return kind.__module__.rpartition(".")[2]
-
-
-def build(
-    kind: type[Ranker],
-    options: RankerOptions,
-    tokenizer: Tokenizer,
-    config: dict | None,
-    device: str,
-    label_truncate: int = 0,
-    lowered: bool = False,
-) -> Ranker:
-    """A ranker over a pretrained backbone, or over a blank one of a known configuration.
-
-    A blank one for inference alone can be `lowered` from the start: its weights are never held in two precisions.
-    """
-    dtype = choose_dtype(options.precision, device)
-    if config is not None:
-        kept, frame = dtype if lowered else torch.float32, tokenizer.frame_for(options, label_truncate)
-        ranker = kind(options, frame, lambda: kind.Encoder.blank(config, dtype, kept))
-        if lowered:
-            ranker.lower_precision()
-        return ranker
-    from poly_agents import zoo
-
-    source = zoo.backbone(options.source)
-    found = kind.find(options, source, tokenizer)
-    options = options.settle(found.options)
-    start = lambda: kind.start(options, kind.Encoder.pretrained(source, dtype))  # noqa: E731
-    ranker = kind(options, tokenizer.frame_for(options, label_truncate), start)
-    ranker.take(found.weights)
-    return ranker

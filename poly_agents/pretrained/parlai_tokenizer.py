@@ -25,15 +25,15 @@ from tokenizers.processors import TemplateProcessing
 
 from poly_agents.options import Options
 from poly_agents.pretrained import parlai_weights
+from poly_agents.text.frame import Frame
 from poly_agents.text.tokenizer import Tokenizer
-from poly_agents.text.tokens import Frame
 
 NOTHING = "\0"  # stands for the empty word of `space`, which no pre-tokeniser gives
 END = "</w>"  # subword-nmt's mark of a word's last piece
 
 
 @dataclass(frozen=True)
-class Habits:
+class TextSteps:
     """What ParlAI does to a text before its tokeniser and after it."""
 
     kind: str
@@ -47,33 +47,37 @@ class Habits:
 class ParlaiTokenizer(Tokenizer):
     """A text is taken whole: its newlines are the dictionary's business."""
 
-    def __init__(self, backend: Backend, pad_id: int, habits: Habits):
+    def __init__(self, backend: Backend, pad_id: int, steps: TextSteps):
         super().__init__(backend, pad_id, 0)
         self.turn_id = self.frame.single[1].ids[-1]  # what a dictionary has for an end; turns are parted by `turn_ids`
-        self.habits = habits
-        self.before = steps(habits)
+        self.steps = steps
+        self.prepare = text_function(steps)
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Self:
-        """From what `save` wrote."""
-        habits = Habits(**saved["parlai"] | {"turn_ids": tuple(saved["parlai"]["turn_ids"])})
-        return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], habits)
+    def from_saved(cls, saved: Mapping[str, Any], path: str) -> Self:
+        """Make a tokenizer from the content of a file that `save` wrote. Raises ValueError, naming the file."""
+        try:
+            steps = TextSteps(**saved["parlai"] | {"turn_ids": tuple(saved["parlai"]["turn_ids"])})
+            return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], steps)
+        except Exception as error:  # the backend raises plain exceptions
+            raise ValueError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
     @property
-    def about(self) -> dict[str, Any]:
-        return {"parlai": asdict(self.habits)}
+    def settings(self) -> dict[str, Any]:
+        return {"parlai": asdict(self.steps)}
 
     @property
     def identity(self) -> str:
-        return f"{super().identity} {self.habits}"
+        name = "Habits"  # the class was called so; stores that were made then stay valid
+        return f"{super().identity} {repr(self.steps).replace(type(self.steps).__name__, name, 1)}"
 
     def frame_for(self, options: Options, label_truncate: int) -> Frame:
         """ParlAI cuts a candidate after its special tokens are around it."""
         return replace(super().frame_for(options, label_truncate), longest=label_truncate)
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self.backend.encode_batch_fast([self.before(text) for text in texts], add_special_tokens=False)
-        known, unknown = self.habits.known, self.habits.unknown
+        encodings = self.backend.encode_batch_fast([self.prepare(text) for text in texts], add_special_tokens=False)
+        known, unknown = self.steps.known, self.steps.unknown
         return [[i if i < known else unknown for i in encoding.ids] for encoding in encodings]
 
     def context_ids_of(self, contexts: Sequence[str]) -> list[list[int]]:
@@ -83,20 +87,20 @@ class ParlaiTokenizer(Tokenizer):
         for context in lines:
             ids = next(flat)
             for _ in context[1:]:
-                ids = [*ids, *self.habits.turn_ids, *next(flat)]
+                ids = [*ids, *self.steps.turn_ids, *next(flat)]
             found.append(ids)
         return found
 
 
-def steps(habits: Habits) -> Callable[[str], str]:
+def text_function(steps: TextSteps) -> Callable[[str], str]:
     """What is done to a text in Python."""
-    if habits.kind == "space":
+    if steps.kind == "space":
         own = lambda text: " ".join(word or NOTHING for word in text.strip().split(" "))  # noqa: E731
-    elif habits.prefix_space:
+    elif steps.prefix_space:
         own = lambda text: f" {text}"  # noqa: E731
     else:
         own = lambda text: text  # noqa: E731
-    return (lambda text: own(text.lower())) if habits.lower else own
+    return (lambda text: own(text.lower())) if steps.lower else own
 
 
 def convert(path: str) -> ParlaiTokenizer:
@@ -120,7 +124,7 @@ def convert(path: str) -> ParlaiTokenizer:
         pair=[f"{before}:0", "$A:0", f"{after}:0", f"{before}:1", "$B:1", f"{after}:1"],
         special_tokens=special,
     )
-    habits = Habits(
+    steps = TextSteps(
         kind=kind,
         lower=bool(opt.get("dict_lower", False)),
         prefix_space=kind in ("gpt2", "slow_bytelevel_bpe") and bool(opt.get("bpe_add_prefix_space")),
@@ -128,8 +132,8 @@ def convert(path: str) -> ParlaiTokenizer:
         unknown=words[names["unk"]],
         turn_ids=(),
     )
-    tokenizer = ParlaiTokenizer(backend, words[names["null"]], habits)
-    tokenizer.habits = replace(habits, turn_ids=tuple(tokenizer.ids(opt.get("delimiter", "\n"))))
+    tokenizer = ParlaiTokenizer(backend, words[names["null"]], steps)
+    tokenizer.steps = replace(steps, turn_ids=tuple(tokenizer.ids(opt.get("delimiter", "\n"))))
     return tokenizer
 
 
@@ -247,7 +251,7 @@ def as_read(word: str) -> str:
 def characters(pattern: str) -> str:
     """All characters that Python's `re` finds, as ranges for another engine's."""
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
-    runs = (run.span() for run in re.finditer(f"{pattern}+", everything))
+    runs = (run.positions_needed() for run in re.finditer(f"{pattern}+", everything))
     return "".join(f"\\x{{{start:X}}}-\\x{{{end - 1:X}}}" for start, end in runs)
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 
-from poly_agents.encoders import layers
+from poly_agents.encoders import attention, layers
 
 
 class TransformerConfig(PretrainedConfig):
@@ -120,17 +120,19 @@ class PostNormLayer(nn.Module):
         self.up, self.activation, self.down = nn.Linear(width, wide), ACT2FN[config.hidden_act], nn.Linear(wide, width)
         self.output_norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.heads = config.num_attention_heads
-        self.attend = self.fused if config._attn_implementation == "sdpa" else layers.attend
+        self.attend = self.fused if config._attn_implementation == "sdpa" else attention.attend
         self.dropout = nn.Dropout(0.0)
 
     def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
         """States [N, L, D], mask [N, 1, 1, L] -> [N, L, D]."""
-        return layers.finish(self, self.attended(hidden_states, mask), hidden_states, self.drops)
+        return layers.layer_output(self, self.attended(hidden_states, mask), hidden_states, self.drops)
 
     def attended(self, states: Tensor, mask: Tensor) -> Tensor:
         """What the heads have attended to, merged: [N, L, D]."""
-        queries, keys, values = (layers.split(part(states), self.heads) for part in (self.query, self.key, self.value))
-        return layers.merge(self.attend(queries, layers.Seen(keys, values, mask), self.drops))
+        queries, keys, values = (
+            attention.split(part(states), self.heads) for part in (self.query, self.key, self.value)
+        )
+        return attention.merge(self.attend(queries, attention.KeysValues(keys, values, mask), self.drops))
 
     @property
     def drops(self) -> float:
@@ -138,8 +140,8 @@ class PostNormLayer(nn.Module):
         return self.dropout.p if self.training else 0.0
 
     @staticmethod
-    def fused(queries: Tensor, seen: layers.Seen, dropout: float) -> Tensor:
-        return scaled_dot_product_attention(queries, seen.keys, seen.values, seen.mask, dropout)
+    def fused(queries: Tensor, context: attention.KeysValues, dropout: float) -> Tensor:
+        return scaled_dot_product_attention(queries, context.keys, context.values, context.mask, dropout)
 
 
 class PreNormLayer(PostNormLayer):
@@ -212,6 +214,8 @@ class PreNormTransformer(Transformer):
         return self.norm(states)
 
 
-for kind in (Transformer, PreNormTransformer):
-    AutoConfig.register(kind.config_class.model_type, kind.config_class)
-    AutoModel.register(kind.config_class, kind)
+def register() -> None:
+    """Let transformers make these models by the `model_type` in a configuration."""
+    for kind in (Transformer, PreNormTransformer):
+        AutoConfig.register(kind.config_class.model_type, kind.config_class, exist_ok=True)
+        AutoModel.register(kind.config_class, kind, exist_ok=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from poly_agents.options import Options
 from poly_agents.pretrained import hub_files
-from poly_agents.scoring.ranker import Found
+from poly_agents.scoring.ranker import PretrainedParts
 from poly_agents.text.tokenizer import Tokenizer
 
 POOLINGS = {"cls": "first", "mean": "mean", "max": "max", "mean_sqrt_len_tokens": "sqrt"}
@@ -23,7 +23,7 @@ EARLIER |= {f"pooling_mode_{name}_token{'s' * (name != 'cls')}": name for name i
 ACTIVATIONS = {"torch.nn.modules.activation.Tanh": "tanh", "torch.nn.modules.linear.Identity": "identity"}
 SINGLE = ["Transformer", "Pooling", "Dense", "Normalize"]  # in this order, the last two where there are any
 CANDIDATE_PROMPTS = "document", "passage", "corpus"
-NOTHING = Found({}, {})
+NOTHING = PretrainedParts({}, {})
 
 
 class Module(NamedTuple):
@@ -32,7 +32,7 @@ class Module(NamedTuple):
     settings: dict[str, Any]
 
 
-def vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
+def vectors(options: Options, source: str, tokenizer: Tokenizer) -> PretrainedParts:
     """What `bi` takes over: pooling, dense layer, similarity, prompts. Nothing from a plain HuggingFace folder.
 
     Raises ValueError for what it cannot do, and for prompts that cannot be tokenised apart from the text.
@@ -59,18 +59,18 @@ def vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
         raise ValueError(f"{source} leaves its prompts out of the pooling, which bi cannot: give another --backbone")
     known["bi_cosine"] = "Normalize" in kinds or similarity == "cosine"
     if "Dense" not in parts:
-        return Found(known, {})
+        return PretrainedParts(known, {})
     dense = parts["Dense"].settings
     width, activation = dense["out_features"], ACTIVATIONS.get(dense.get("activation_function"))
     if activation is None or dense.get("use_residual") or "token" in dense.get("module_input_name", ""):
         raise ValueError(f"the dense layer of {source} is none of W x + b and tanh(W x + b): give another --backbone")
     if options.bi_dense not in (None, width):
-        return Found(known, {})
+        return PretrainedParts(known, {})
     weights = hub_files.linear(source, {"linear": "dense.0"}, parts["Dense"].folder)
-    return Found(known | {"bi_dense": width, "bi_activation": activation}, weights)
+    return PretrainedParts(known | {"bi_dense": width, "bi_activation": activation}, weights)
 
 
-def token_vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
+def token_vectors(options: Options, source: str, tokenizer: Tokenizer) -> PretrainedParts:
     """What `late` takes over of a ColBERT checkpoint: W, the marks of query and document, and MaxSim's sum."""
     known: dict[str, Any] = {"late_scale": 0.0}
     if "HF_ColBERT" in (hub_files.settings(source, "config.json").get("architectures") or ()):
@@ -100,8 +100,8 @@ def token_vectors(options: Options, source: str, tokenizer: Tokenizer) -> Found:
             if module.kind == "Dense":
                 weight = projection(source, module) if weight is None else projection(source, module) @ weight
     if options.late_width not in (None, len(weight)):
-        return Found(known, {})
-    return Found(known | {"late_width": len(weight)}, {"project.weight": weight})
+        return PretrainedParts(known, {})
+    return PretrainedParts(known | {"late_width": len(weight)}, {"project.weight": weight})
 
 
 def read(source: str, tokenizer: Tokenizer) -> list[Module]:
@@ -137,7 +137,7 @@ def prompts(general: dict[str, Any], options: Options, source: str, tokenizer: T
     candidate = next((there[name] for name in CANDIDATE_PROMPTS if name in there), usual)
     found = {"context_prompt": there.get("query", usual), "candidate_prompt": candidate}
     for name, text in found.items():
-        if getattr(options, name) is None and not tokenizer.parts(text):
+        if getattr(options, name) is None and not tokenizer.separates(text):
             raise ValueError(
                 f"the tokeniser of {source} joins the prompt {text!r} with the first word of a text, so they cannot be "
                 f"tokenised apart as bi and late do; give --{name.replace('_', '-')} to have it so all the same"

@@ -1,6 +1,6 @@
 """The rankers, one system a file. A new file is found by its name; nothing has to be registered.
 
-    rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.start("poly")
+rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.start("poly")
 """
 
 import importlib

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from poly_agents.encoders.backbone import reduced_states
 from poly_agents.options import at_least, option
 from poly_agents.pretrained import sentence_transformers
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import PromptOptions, Ranker, Views, states
+from poly_agents.scoring.ranker import PromptOptions, Ranker, Views
 from poly_agents.scoring.reduction import ReductionOptions
 from poly_agents.text.tokens import Tokens
 
@@ -28,10 +29,10 @@ INFUSED = 1  # layers taken over from a cross-encoder
 
 @dataclass(frozen=True)
 class BiOptions(ReductionOptions, PromptOptions):
-    bi_cosine: bool = option(None, "score by the cosine, not by the plain dot product", otherwise=True)
+    bi_cosine: bool = option(None, "score by the cosine, not by the plain dot product", fallback=True)
     bi_scale: float = option(20.0, "what the cosine is multiplied by")
-    bi_dense: int = option(None, "width of a dense layer after the reduction; 0: there is none", otherwise=0)
-    bi_activation: str = option(None, "of that layer", ("tanh", "identity"), otherwise="tanh")
+    bi_dense: int = option(None, "width of a dense layer after the reduction; 0: there is none", fallback=0)
+    bi_activation: str = option(None, "of that layer", ("tanh", "identity"), fallback="tanh")
     bi_candidate_map: bool = option(False, "two dense layers on the candidate's vector, as ParlAI's shared encoder has")
     layers: int = option(0, "keep so many of the encoder's first layers; 0: all")
     init_cross: str = option("", "take embeddings and first layer from this cross-encoder; other layers start new")
@@ -63,11 +64,11 @@ class BiRanker(Ranker):
         self.candidate_map = nn.Sequential(*mapped)
 
     @classmethod
-    def find(cls, options, source, tokenizer):
+    def read_pretrained(cls, options, source, tokenizer):
         return sentence_transformers.vectors(options, source, tokenizer)
 
     @classmethod
-    def start(cls, options, encoder):
+    def adapt_encoder(cls, options, encoder):
         if options.layers:
             encoder.cut(options.layers)
         if options.init_random:
@@ -94,10 +95,10 @@ class BiRanker(Ranker):
         """The one view of a context is always real."""
 
     def encode(self, candidates: Tokens) -> Tensor:
-        return states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
+        return reduced_states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
 
-    def prepare(self, contexts: Tokens) -> Views:
-        return Views(states(self.context_encoder, self.frame.wrap_context(contexts), self.views))
+    def encode_contexts(self, contexts: Tokens) -> Views:
+        return Views(reduced_states(self.context_encoder, self.frame.wrap_context(contexts), self.views))
 
-    def match(self, prepared: Views, kept: Tensor) -> Tensor:
-        return maths.poly(prepared.vectors, kept)  # [B, C]
+    def score_encoded(self, contexts: Views, kept: Tensor) -> Tensor:
+        return maths.poly(contexts.vectors, kept)  # [B, C]

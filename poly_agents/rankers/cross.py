@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from poly_agents.encoders.backbone import by_length
+from poly_agents.encoders.backbone import reduced_states
+from poly_agents.encoders.states import by_length
 from poly_agents.options import option
+from poly_agents.pretrained import classifiers
 from poly_agents.scoring import heads
-from poly_agents.scoring.ranker import Ranker, states
+from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.reduction import REDUCTIONS, ReductionOptions
 from poly_agents.text.tokens import Tokens
 
@@ -25,41 +27,41 @@ PAIRS = 16384  # joined at a time when nothing is to be learnt: bounds the memor
 
 @dataclass(frozen=True)
 class CrossOptions(ReductionOptions):
-    reduction: str = option(None, "token states to one vector", REDUCTIONS, otherwise="first")
+    reduction: str = option(None, "token states to one vector", REDUCTIONS, fallback="first")
     cross_head: str = option(
         None,
         "linear: W alone (the paper); else dense, activation, W: pooled is tanh, normed is gelu and a norm",
         heads.HEADS,
-        otherwise="linear",
+        fallback="linear",
     )
 
 
 class CrossRanker(Ranker):
     Options = CrossOptions
     defaults = {"negatives": 15}
-    joint = True
+    one_encoder = True
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         self.head = heads.make(self.options.cross_head, self.context_encoder.width)
 
     @classmethod
-    def find(cls, options, source, tokenizer):
-        return heads.find(options, source, tokenizer)
+    def read_pretrained(cls, options, source, tokenizer):
+        return classifiers.read_head(options, source, tokenizer)
 
     @classmethod
-    def caches(cls, options):
+    def can_cache(cls, options):
         return False
 
-    def span(self, context, candidate):
+    def positions_needed(self, context, candidate):
         return self.frame.pair_length + context + candidate
 
     def encode(self, candidates: Tokens) -> Tokens:
         return candidates
 
-    def match(self, prepared: Tokens, kept: Tokens) -> Tensor:
-        shape = len(prepared.ids), kept.ids.shape[1]
-        pairs = torch.cartesian_prod(*(torch.arange(n, device=prepared.ids.device) for n in shape))  # [B * C, 2]
+    def score_encoded(self, contexts: Tokens, kept: Tokens) -> Tensor:
+        shape = len(contexts.ids), kept.ids.shape[1]
+        pairs = torch.cartesian_prod(*(torch.arange(n, device=contexts.ids.device) for n in shape))  # [B * C, 2]
         return torch.cat([self.score_pairs(prepared, kept, part) for part in pairs.split(PAIRS)]).view(shape)
 
     def score_pairs(self, contexts: Tokens, kept: Tokens, pairs: Tensor) -> Tensor:
@@ -69,8 +71,8 @@ class CrossRanker(Ranker):
         joint = self.frame.join(contexts.select(row), candidates)
         if self.options.reduction == "first":
             return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
-        return states(self.context_encoder, joint, self.rate_states)
+        return reduced_states(self.context_encoder, joint, self.score_states)
 
-    def rate_states(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def score_states(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """States of joint pairs [N, L, D] to a score each, [N]."""
         return self.head(self.options.reduce(hidden, mask)).squeeze(-1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from poly_agents.encoders.backbone import by_length
+from poly_agents.encoders.states import by_length
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, RankerOptions, Views
@@ -40,10 +40,10 @@ class EarlyRanker(Ranker):
     defaults = {"text_truncate": 250}  # a text meets itself in one run
 
     @classmethod
-    def start(cls, options, encoder):
+    def adapt_encoder(cls, options, encoder):
         return encoder.cut(options.early_layer)
 
-    def span(self, context, candidate):
+    def positions_needed(self, context, candidate):
         return self.frame.pair_length + 2 * max(context, candidate)
 
     def vector(self, encoder, text: Tokens) -> Tensor:
@@ -57,8 +57,8 @@ class EarlyRanker(Ranker):
     def encode(self, candidates: Tokens) -> Tensor:
         return self.vector(self.candidate_encoder, candidates)  # [N, D]
 
-    def prepare(self, contexts: Tokens) -> Views:
+    def encode_contexts(self, contexts: Tokens) -> Views:
         return Views(self.options.early_scale * self.vector(self.context_encoder, contexts).unsqueeze(1))  # [B, 1, D]
 
-    def match(self, prepared: Views, kept: Tensor) -> Tensor:
-        return maths.poly(prepared.vectors, kept)  # [B, C]
+    def score_encoded(self, contexts: Views, kept: Tensor) -> Tensor:
+        return maths.poly(contexts.vectors, kept)  # [B, C]

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
+from poly_agents.encoders.states import TokenStates, choose
 from poly_agents.files import checkpoint
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Learnt, Ranker, RankerOptions, TokenStates, choose, states
+from poly_agents.scoring.ranker import Ranker, RankerOptions, ScoresAndLoss
 from poly_agents.text.tokens import Tokens
 
 
@@ -93,39 +95,41 @@ class Ed2lmRanker(Ranker):
     Options = Ed2lmOptions
     defaults = {"negatives": 3, "learningrate": 1e-3}
     Encoder = EncoderDecoder
-    joint = True
+    one_encoder = True
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        self.encodes_candidates = self.caches(options)
+        self.encodes_candidates = self.can_cache(options)
         self.reduce = self.odds if options.ed2lm_score == "true" else self.text
         self.released: str | None = None
 
     @classmethod
-    def caches(cls, options):
+    def can_cache(cls, options):
         return options.ed2lm_encode == "candidate"
 
     def states(self, text: Tokens) -> TokenStates:
         """Bare texts [N, L] -> the encoder's states; where nothing is learnt, in the type the decoder reads them in."""
         self.restore_encoder()
         framed = self.frame.wrap(text)
-        vectors = states(self.context_encoder, framed, lambda hidden, _: hidden)
+        vectors = reduced_states(self.context_encoder, framed, lambda hidden, _: hidden)
         return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(self.context_encoder.dtype), framed.mask)
 
     def encode(self, candidates: Tokens) -> TokenStates | Tokens:
         return self.states(candidates) if self.encodes_candidates else candidates
 
-    def match(self, prepared: Tokens, kept: TokenStates | Tokens) -> Tensor:
+    def score_encoded(self, contexts: Tokens, kept: TokenStates | Tokens) -> Tensor:
         return self.read(prepared, kept, self.reduce).squeeze(-1)
 
-    def learn(self, contexts, kept, index, labels):
+    def training_loss(self, contexts, kept, index, labels):
         options = self.options
         reading = Reading(*self.read(contexts, choose(kept, index), self.reading).unbind(-1))
         scores = reading.odds if options.ed2lm_score == "true" else reading.text  # [B, C]
         present = torch.ones_like(scores, dtype=torch.bool) if index is None else index >= 0
         scores = scores.masked_fill(~present, -torch.inf)
         paper = loss(reading, labels, present, options.ed2lm_text_weight, options.ed2lm_true_weight)
-        return Learnt(scores, paper + options.ed2lm_rank_weight * cross_entropy(scores, labels, reduction="none"))
+        return ScoresAndLoss(
+            scores, paper + options.ed2lm_rank_weight * cross_entropy(scores, labels, reduction="none")
+        )
 
     def read(self, contexts: Tokens, kept: TokenStates | Tokens, reduce: Callable[[Tensor, Tokens], Tensor]) -> Tensor:
         """Contexts [B, L] and kept candidates [G, C, ...] -> what `reduce` keeps of each pair, [B, C, K]."""

@@ -21,18 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from poly_agents.encoders.backbone import reduced_states
+from poly_agents.encoders.states import TokenStates
 from poly_agents.options import at_least, option
 from poly_agents.pretrained import sentence_transformers
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import PromptOptions, Ranker, TokenStates, states
+from poly_agents.scoring.ranker import PromptOptions, Ranker
 from poly_agents.text.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class LateOptions(PromptOptions):
-    late_width: int = option(None, "width of a token's vector", otherwise=128)
+    late_width: int = option(None, "width of a token's vector", fallback=128)
     late_scale: float = option(
-        None, "what the mean over the context's tokens is multiplied by; 0: the paper's sum", otherwise=20.0
+        None, "what the mean over the context's tokens is multiplied by; 0: the paper's sum", fallback=20.0
     )
 
     def __post_init__(self):
@@ -50,7 +52,7 @@ class LateRanker(Ranker):
         nn.init.orthogonal_(self.project.weight)  # keeps angles, as far as the width goes
 
     @classmethod
-    def find(cls, options, source, tokenizer):
+    def read_pretrained(cls, options, source, tokenizer):
         return sentence_transformers.token_vectors(options, source, tokenizer)
 
     def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -63,22 +65,22 @@ class LateRanker(Ranker):
         """The tokens that are: [B, L]."""
         return mask
 
-    def prepared(self, views: Tensor, mask: Tensor) -> TokenStates:
+    def from_views(self, views: Tensor, mask: Tensor) -> TokenStates:
         return TokenStates(views, mask)
 
     def vectors(self, encoder, framed: Tokens) -> TokenStates:
         """A vector for every token of every framed text: [N, L] -> [N, L, D]."""
-        vectors = states(encoder, framed, self.vector)
+        vectors = reduced_states(encoder, framed, self.vector)
         return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype), framed.mask)
 
     def encode(self, candidates: Tokens) -> TokenStates:
         return self.vectors(self.candidate_encoder, self.frame.wrap_candidate(candidates))
 
-    def prepare(self, contexts: Tokens) -> TokenStates:
+    def encode_contexts(self, contexts: Tokens) -> TokenStates:
         return self.vectors(self.context_encoder, self.frame.wrap_context(contexts))
 
-    def match(self, prepared: TokenStates, kept: TokenStates) -> Tensor:
+    def score_encoded(self, contexts: TokenStates, kept: TokenStates) -> Tensor:
         scores = maths.maxsim(*prepared, *kept)  # [B, C]
         if not self.options.late_scale:
             return scores
-        return scores * (self.options.late_scale / prepared.mask.sum(-1, keepdim=True))
+        return scores * (self.options.late_scale / contexts.mask.sum(-1, keepdim=True))

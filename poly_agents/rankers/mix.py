@@ -24,11 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from poly_agents.encoders.backbone import by_length
-from poly_agents.encoders.layers import Layer, Seen, attend, attend_beside, feed, finish, merge, read, split
+from poly_agents.encoders.attention import KeysValues, attend, attend_beside, merge, split
+from poly_agents.encoders.backbone import reduced_states
+from poly_agents.encoders.layers import Layer, feed_forward, layer_output, read
+from poly_agents.encoders.states import by_length
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, RankerOptions, states
+from poly_agents.scoring.ranker import Ranker, RankerOptions
 from poly_agents.text.tokens import Tokens
 
 PRESETS = {"a": (1, "last"), "b": (1, "last3"), "c": (2, "last3")}  # vectors, layers
@@ -76,24 +78,26 @@ class Interaction(nn.Module):
         self.hint_query = copy.deepcopy(layer.query)
         self.gate = nn.Linear(3 * layer.query.out_features, layer.query.out_features)
 
-    def forward(self, vectors: Tensor, hint: Tensor | None, context: Seen, dropout: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, vectors: Tensor, hint: Tensor | None, context: KeysValues, dropout: float
+    ) -> tuple[Tensor, Tensor]:
         """E [G, C, K, D] and H [B, C, D] (None: 0) to those of the next layer, [B, C, K, D] and [B, C, D]."""
         mean = vectors.mean(-2)  # [G, C, D]
         new = self.out(self.attend_hint(mean, context, dropout))  # [B, C, D]
         old = torch.zeros_like(new) if hint is None else hint
         share = self.gate(torch.cat([mean.expand_as(new), new, old], -1)).sigmoid()  # [B, C, D]
-        hint = feed(self, self.attention_norm(share * new + (1 - share) * old), dropout)
-        return finish(self, self.attend(vectors, context, dropout), vectors, dropout), hint
+        hint = feed_forward(self, self.attention_norm(share * new + (1 - share) * old), dropout)
+        return layer_output(self, self.attend(vectors, context, dropout), vectors, dropout), hint
 
-    def attend(self, vectors: Tensor, context: Seen, dropout: float) -> Tensor:
+    def attend(self, vectors: Tensor, context: KeysValues, dropout: float) -> Tensor:
         """Each candidate's vectors [G, C, K, D] read the context and themselves: [B, C, K, D]."""
         rows = (part(vectors).flatten(1, 2) for part in (self.query, self.key, self.value))
         queries, *own = (split(row, self.heads).unflatten(2, vectors.shape[1:3]) for row in rows)  # [G, H, C, K, D / H]
         everything = context.mask.new_ones(1)
-        read = attend_beside(queries, Seen(*own, everything), context, dropout)  # [B, H, C, K, D / H]
+        read = attend_beside(queries, KeysValues(*own, everything), context, dropout)  # [B, H, C, K, D / H]
         return merge(read.flatten(2, 3)).unflatten(1, vectors.shape[1:3])
 
-    def attend_hint(self, mean: Tensor, context: Seen, dropout: float) -> Tensor:
+    def attend_hint(self, mean: Tensor, context: KeysValues, dropout: float) -> Tensor:
         """One query a candidate, of [G, C, D], reads the context alone: [B, C, D]."""
         return merge(attend(split(self.hint_query(mean), self.heads), context, dropout))
 
@@ -113,7 +117,7 @@ class MixRanker(Ranker):
             start = self.candidate_encoder.model.get_input_embeddings().weight[frame.single[0].ids[0]]
             self.specials = nn.Parameter(start.detach().float().repeat(options.vectors, 1))  # [K, D]
 
-    def span(self, context, candidate):
+    def positions_needed(self, context, candidate):
         return self.frame.single_length + max(context, candidate + self.options.vectors - 1)
 
     def lower_precision(self):
@@ -123,13 +127,13 @@ class MixRanker(Ranker):
     def encode(self, candidates: Tokens) -> Tensor:
         framed, encoder = self.frame.wrap(candidates), self.candidate_encoder
         if self.options.mix_strategy == "codes":
-            vectors = states(encoder, framed, lambda hidden, mask: maths.attend(self.codes, hidden, mask))
+            vectors = reduced_states(encoder, framed, lambda hidden, mask: maths.attend(self.codes, hidden, mask))
         else:
             rest = Tokens(*(part[:, len(self.frame.single[0].ids) :] for part in framed))
             vectors = by_length(lambda part: encoder(part, self.specials)[:, : len(self.specials)], rest)
         return vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype)  # [N, K, D]
 
-    def prepare(self, contexts: Tokens) -> list[Seen]:
+    def encode_contexts(self, contexts: Tokens) -> list[KeysValues]:
         """Run the contexts up to the last interaction layer's door; what each such layer sees of them."""
         framed = self.frame.wrap(contexts)
         encoder, doors = self.context_encoder, [number - 1 for number in self.layers]
@@ -139,10 +143,10 @@ class MixRanker(Ranker):
             for number, entering in zip(doors, hidden.unbind(2), strict=True):
                 layer = layers[number]
                 pair = (split(part(entering), layer.heads) for part in (layer.key, layer.value))
-                seen.append(Seen(*pair, framed.mask[:, None, None]))
+                seen.append(KeysValues(*pair, framed.mask[:, None, None]))
         return seen
 
-    def match(self, prepared: list[Seen], kept: Tensor) -> Tensor:
+    def score_encoded(self, contexts: list[KeysValues], kept: Tensor) -> Tensor:
         with self.context_encoder.autocast(kept.device):
             if torch.is_grad_enabled():
                 return self.interact(kept, prepared)
@@ -150,7 +154,7 @@ class MixRanker(Ranker):
             slices = kept.split(max(1, WEIGHTS // size), dim=1)
             return torch.cat([self.interact(part, prepared) for part in slices], -1)  # [B, C]
 
-    def interact(self, kept: Tensor, contexts: list[Seen]) -> Tensor:
+    def interact(self, kept: Tensor, contexts: list[KeysValues]) -> Tensor:
         """Scores [B, C] of kept candidates [G, C, K, D]."""
         dropout = self.options.dropout if self.training else 0.0
         vectors, hint = kept, None

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from poly_agents.encoders.backbone import reduced_states
+from poly_agents.encoders.states import TokenStates
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.multihead import MultiHead
-from poly_agents.scoring.ranker import PromptOptions, Ranker, TokenStates, Views, states
+from poly_agents.scoring.ranker import PromptOptions, Ranker, Views
 from poly_agents.scoring.reduction import ReductionOptions
 from poly_agents.text.tokens import Tokens
 
@@ -59,21 +61,21 @@ class PolyRanker(Ranker):
             self.attention = MultiHead(width, options.poly_attention_num_heads)
 
     def encode(self, candidates: Tokens) -> Tensor:
-        return states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
+        return reduced_states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
 
-    def prepare(self, contexts: Tokens) -> Views | TokenStates:
+    def encode_contexts(self, contexts: Tokens) -> Views | TokenStates:
         framed = self.frame.wrap_context(contexts)
-        return self.prepared(states(self.context_encoder, framed, self.views), self.real_views(framed.mask))
+        return self.from_views(reduced_states(self.context_encoder, framed, self.views), self.real_views(framed.mask))
 
-    def prepared(self, views: Tensor, mask: Tensor | None) -> Views | TokenStates:
+    def from_views(self, views: Tensor, mask: Tensor | None) -> Views | TokenStates:
         if self.options.poly_attention_type == "multihead":
             return TokenStates(views, torch.ones_like(views[..., 0], dtype=torch.bool) if mask is None else mask)
         return Views(views, mask, self.scales[self.options.poly_attention_type])
 
-    def match(self, prepared: Views | TokenStates, kept: Tensor) -> Tensor:
-        if isinstance(prepared, TokenStates):
+    def score_encoded(self, contexts: Views | TokenStates, kept: Tensor) -> Tensor:
+        if isinstance(contexts, TokenStates):
             return self.attention.score(prepared, kept)  # [B, C]
-        return maths.poly(prepared.vectors, kept, prepared.mask, prepared.scale)  # [B, C]
+        return maths.poly(contexts.vectors, kept, contexts.mask, contexts.scale)  # [B, C]
 
     def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Token states of candidates to what is kept of each: [N, L, D] -> [N, D]."""

@@ -13,14 +13,16 @@ masked-language loss that is left out here.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from poly_agents.encoders import layers
-from poly_agents.encoders.backbone import TOKEN_BUDGET
+from poly_agents.encoders.attention import KeysValues, attend, attend_beside, merge, split
+from poly_agents.encoders.layers import Layer, layer_output
+from poly_agents.encoders.states import token_budget
 from poly_agents.options import at_least, option
-from poly_agents.rankers.arrow import Sides, arrow
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, RankerOptions
 from poly_agents.text.tokens import Real, Tokens
@@ -38,31 +40,31 @@ class UniOptions(RankerOptions):
 class UniRanker(Ranker):
     Options = UniOptions
     defaults = {"negatives": 15}
-    joint = True
-    pooled = True
+    one_encoder = True
+    depends_on_pool = True
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        if layers.relative(self.context_encoder):
+        if layers.has_relative_positions(self.context_encoder.model):
             raise ValueError(
                 f"{self.context_encoder.model.config.model_type} tells positions by the distance of two tokens, and "
                 "candidates that share their positions have none; give a --backbone of the BERT family"
             )
-        self.layers = layers.read(self.context_encoder)
+        self.layers = layers.read(self.context_encoder.model)
         self.head = nn.Linear(self.context_encoder.width, 1, bias=False)  # a bias would move all scores alike
 
     @classmethod
-    def caches(cls, options):
+    def can_cache(cls, options):
         return False
 
-    def span(self, context, candidate):
+    def positions_needed(self, context, candidate):
         return 2 * self.frame.single_length + context + candidate
 
     def encode(self, candidates: Tokens) -> Tokens:
         framed = self.frame.wrap(candidates)
         return framed._replace(segments=framed.mask.long())
 
-    def match(self, prepared: Tokens, kept: Tokens) -> Tensor:
+    def score_encoded(self, contexts: Tokens, kept: Tokens) -> Tensor:
         most = int(kept.mask.any(-1).sum(-1).max())
         if most > self.options.uni_pool:
             raise ValueError(
@@ -71,7 +73,7 @@ class UniRanker(Ranker):
             )
         framed = self.frame.wrap(prepared)
         pools = Tokens(*(part.expand(len(framed.ids), -1, -1) for part in kept))  # [B, C, L']
-        budget = TOKEN_BUDGET.get(framed.ids.device.type, 2048)
+        budget = token_budget(framed.ids.device)
         rows = max(1, budget // (framed.mask.shape[1] + kept.mask[0].numel()))
         order = framed.mask.sum(-1).argsort(descending=True)
         parts = [self.run(trim(framed.select(part)), trim(pools.select(part))) for part in order.split(rows)]
@@ -86,7 +88,7 @@ class UniRanker(Ranker):
         near = candidates.ids, after, candidates.segments
         inputs = (real.pack(*pair).unsqueeze(0) for pair in zip(far, near, strict=True))  # [1, T] each
         with encoder.autocast(context.ids.device):
-            states = layers.embed(encoder, *inputs).squeeze(0)  # [T, D]
+            states = layers.embed(encoder.model, *inputs).squeeze(0)  # [T, D]
             for layer in self.layers:
                 states = arrow(layer, states, real, dropout)
         _, tokens = real.unpack(states.float())  # [B, C, L', D]
@@ -101,3 +103,34 @@ def places(tokens: Tokens) -> Tensor:
 def trim(tokens: Tokens) -> Tokens:
     """Without the columns that are padding in every row."""
     return tokens.cut(max(1, int(tokens.mask.sum(-1).max())))
+
+
+class Sides(NamedTuple):
+    """Whatever is done token by token is done to the real ones alone: all contexts', then all candidates'."""
+
+    context: Real
+    candidates: Real
+
+    def pack(self, context: Tensor, candidates: Tensor) -> Tensor:
+        return torch.cat([self.context.pack(context), self.candidates.pack(candidates)])  # [T, *]
+
+    def unpack(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        parts = states.split([len(side.index) for side in self])
+        return self.context.unpack(parts[0]), self.candidates.unpack(parts[1])  # [B, L, D], [B, C, L', D]
+
+
+def arrow(layer: Layer, states: Tensor, real: Sides, dropout: float) -> Tensor:
+    """One layer, [T, D] -> [T, D]: the contexts see everything, each candidate the context and itself."""
+
+    def heads(part: nn.Module) -> list[Tensor]:
+        return [split(side, layer.heads).movedim(-3, 1) for side in real.unpack(part(states))]
+
+    (asking, queries), keys, values = (heads(part) for part in (layer.query, layer.key, layer.value))
+    masks = [side.mask.flatten(1)[:, None, None] for side in real]  # [B, 1, 1, L] and [B, 1, 1, C * L']
+    context = KeysValues(keys[0], values[0], masks[0])  # [B, H, L, D / H]
+    own = KeysValues(keys[1], values[1], real.candidates.mask[:, None, :, None])  # [B, H, C, L', D / H]
+    everything = KeysValues(
+        *(torch.cat([far, near.flatten(2, -2)], 2) for far, near in (keys, values)), torch.cat(masks, -1)
+    )
+    read = attend(asking, everything, dropout), attend_beside(queries, own, context, dropout)
+    return layer_output(layer, real.pack(*(merge(part.movedim(1, -3)) for part in read)), states, dropout)

@@ -1,20 +1,13 @@
-"""Heads of cross-encoders: what stands between the states and the score, as each family's classifier has it.
+"""Heads of cross-encoders: the layers between states and score, as the classifiers of each model family have them.
 
-linear        W                        the paper's
+linear        W                        Humeau et al. 2020
 pooled        W tanh(V)                BERT, RoBERTa, XLM-R, CamemBERT, MPNet
 gelu          W gelu(V)                ELECTRA, DeBERTa v2 and v3
 relu          W relu(V)                DistilBERT
-normed        W norm(gelu(V))          ModernBERT; over the first state as all of the above, or over the mean
+normed        W norm(gelu(V))          ModernBERT
 """
 
-from typing import Any
-
 from torch import nn
-
-from poly_agents.options import Options
-from poly_agents.pretrained import hub_files, sentence_transformers
-from poly_agents.scoring.ranker import Found
-from poly_agents.text.tokenizer import Tokenizer
 
 BETWEEN = {
     "linear": lambda width: [],
@@ -25,87 +18,16 @@ BETWEEN = {
 }
 HEADS = tuple(BETWEEN)
 
-_SHARED = "classifier.dense", "classifier.out_proj"
-CLASSIFIERS = {  # model type -> its head, and the names of the head's layers in the checkpoint
-    "bert": ("pooled", ("bert.pooler.dense", "classifier")),
-    "roberta": ("pooled", _SHARED),
-    "xlm-roberta": ("pooled", _SHARED),
-    "camembert": ("pooled", _SHARED),
-    "mpnet": ("pooled", _SHARED),
-    "electra": ("gelu", _SHARED),
-    "distilbert": ("relu", ("pre_classifier", "classifier")),
-    "deberta-v2": ("gelu", ("pooler.dense", "classifier")),
-    "modernbert": ("normed", ("head.dense", "head.norm", "classifier")),
-}
-
 
 def make(kind: str, width: int) -> nn.Sequential:
-    """A new head: [N, D] -> [N, 1]."""
+    """Make a new head, [N, D] -> [N, 1]."""
     return nn.Sequential(*BETWEEN[kind](width), nn.Linear(width, 1))
 
 
-def layers(kind: str) -> list[int]:
-    """Which parts of a head have weights, by their number."""
-    return [n for n, part in enumerate(make(kind, 1)) if list(part.parameters())]
+def parts_with_weights(kind: str) -> list[int]:
+    """Return the numbers of a head's parts that have weights.
 
-
-def of(config: dict[str, Any]) -> tuple[str, str] | None:
-    """The head that the family of a configuration has, and its reduction; None where it is not known here."""
-    kind = CLASSIFIERS.get(config.get("model_type"), (None,))[0]
-    if config.get("model_type") == "modernbert":
-        plain = config.get("classifier_activation", "gelu") == "gelu" and not config.get("norm_bias")
-        return (kind, "first" if config.get("classifier_pooling") == "cls" else "mean") if plain else None
-    return (kind, "first") if kind and config.get("pooler_hidden_act", "gelu") == "gelu" else None
-
-
-def find(options: Options, source: str, tokenizer: Tokenizer) -> Found:
-    """What `cross` takes over of a cross-encoder: its head. Nothing from a plain encoder, or where another is given.
-
-    Raises ValueError for a classifier of several classes, and for one whose head is not known.
+    >>> parts_with_weights("pooled")
+    [0, 2]
     """
-    nothing, given = Found({}, {}), options.cross_head
-    modules = sentence_transformers.read(source, tokenizer)
-    if modules and modules[-1].settings.get("module_output_name") == "scores":
-        return find_linear(source, modules) if given in (None, "linear") else nothing
-    config = hub_files.settings(source, "config.json")
-    architecture = (config.get("architectures") or [""])[0]
-    if not architecture.endswith("ForSequenceClassification"):
-        return nothing
-    known = of(config)
-    classes = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
-    if given is not None and (known is None or given != known[0] or classes > 1):
-        return nothing
-    if classes > 1:
-        raise ValueError(
-            f"{source} tells {classes} classes apart, a cross-encoder has one score (num_labels=1): give another "
-            "--backbone, or --cross-head to train a new head on its encoder"
-        )
-    if known is None:
-        raise ValueError(
-            f"the head of {architecture} is not known here (those of {', '.join(CLASSIFIERS)} are, with their usual "
-            "activations): give --cross-head to train a new one on its encoder"
-        )
-    kind, reduction = known
-    names = CLASSIFIERS[config["model_type"]][1]
-    parts = dict(zip(names, (f"head.{number}" for number in layers(kind)), strict=True))
-    weights = hub_files.linear(source, parts)
-    if kind == "normed":
-        del weights["head.2.bias"]  # its norm has none
-    return Found({"cross_head": kind, "reduction": reduction}, weights)
-
-
-def find_linear(source: str, modules: list[sentence_transformers.Module]) -> Found:
-    """W alone, which sentence-transformers has as modules: pooled states, then a dense layer to one score."""
-    kinds, dense = [module.kind for module in modules], modules[-1].settings
-    plain = kinds == ["Transformer", "Pooling", "Dense"]
-    if (
-        not plain
-        or dense["out_features"] != 1
-        or sentence_transformers.ACTIVATIONS.get(dense["activation_function"]) != "identity"
-    ):
-        raise ValueError(
-            f"{source} makes its score by {', '.join(kinds)}; cross takes one linear map of the pooled states: give "
-            "--cross-head to train a new head on its encoder"
-        )
-    known = {"cross_head": "linear", "reduction": sentence_transformers.reduction(modules[1].settings, source)}
-    return Found(known, hub_files.linear(source, {"linear": "head.0"}, modules[-1].folder))
+    return [number for number, part in enumerate(make(kind, 1)) if list(part.parameters())]

@@ -1,176 +1,231 @@
-"""The two verbs of every system: `encode` a candidate without its context, `score` it against one."""
+"""The contract of every ranker: encode a candidate without its context, then score it against one.
+
+    forward(contexts, candidates) = score(contexts, encode(candidates))
+
+Letters of shapes: B contexts, N candidates, C candidates of one context, G = 1 (all contexts share their candidates) or
+B, K views of a context, L tokens, D width.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from poly_agents.encoders.backbone import PRECISIONS, Backbone, by_length, chain
+from poly_agents.encoders.backbone import Backbone
+from poly_agents.encoders.precision import PRECISIONS
+from poly_agents.encoders.states import chain, choose
 from poly_agents.options import Options, option
-from poly_agents.text.tokens import Frame, Tokens, pad
+from poly_agents.text.frame import Frame
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import Tokens, pad
 
-if TYPE_CHECKING:
-    from poly_agents.text.tokenizer import Tokenizer
-
-ENCODE_ROWS = 1024  # candidates between two steps of the progress bar
+ENCODE_ROWS = 1024  # candidates encoded between two steps of the progress bar
 
 
 @dataclass(frozen=True)
 class RankerOptions(Options):
-    """What every ranker can be told."""
+    """Options of every ranker."""
 
     backbone: str = option("minilm", "HuggingFace encoder by name or folder, or a model file; minilm is embedded")
     share_encoders: bool = option(True, "one encoder for contexts and candidates; false: one each, as in the papers")
     freeze_embeddings: bool = option(True, "leave the word embeddings as pretrained (Humeau et al. 2020, Table 3)")
-    dropout: float = option(0.0, "while training; any at all costs a seventh of the speed on CPU")
+    dropout: float = option(0.0, "dropout while training; any at all costs a seventh of the speed on CPU")
     precision: str = option("auto", "auto: bfloat16 where the machine multiplies it natively, else float32", PRECISIONS)
 
     @property
     def source(self) -> str:
-        """Where the encoder and the tokeniser come from."""
+        """Name what the encoder and the tokenizer are loaded from."""
         return self.backbone
 
     @property
     def embeddings_stay(self) -> bool:
-        """Whether the word embeddings are left as they are."""
+        """Tell whether the word embeddings are frozen."""
         return self.freeze_embeddings
 
 
 @dataclass(frozen=True)
 class PromptOptions(RankerOptions):
-    """Of systems whose pretrained encoders were taught with a text before each text."""
+    """Options of rankers whose pretrained encoders may have been trained with a prompt before each text."""
 
-    context_prompt: str = option(None, "a text before each context, never cut off ('query: ')", otherwise="")
-    candidate_prompt: str = option(None, "a text before each candidate, never cut off ('passage: ')", otherwise="")
+    context_prompt: str = option(None, "text before each context, never truncated ('query: ')", fallback="")
+    candidate_prompt: str = option(None, "text before each candidate, never truncated ('passage: ')", fallback="")
 
 
-class Found(NamedTuple):
-    """What pretrained weights have for a system besides the encoder."""
+class PretrainedParts(NamedTuple):
+    """What a checkpoint has for a ranker besides the encoder."""
 
-    options: dict[str, Any]  # for those that were left open
+    options: dict[str, Any]  # values for options that were left open
     weights: dict[str, Tensor]  # by their names in the ranker
 
 
-class TokenStates(NamedTuple):
-    """What a system keeps of N candidates that needs every token of them."""
-
-    vectors: Tensor  # [..., L, D]
-    mask: Tensor  # [..., L] bool
-
-
 class Views(NamedTuple):
-    """Contexts whose scores are `maths.poly` of these vectors and a candidate's one."""
+    """Encoded contexts whose scores are `maths.poly` of these vectors and a candidate's one vector."""
 
     vectors: Tensor  # [B, K, D]
     mask: Tensor | None = None  # [B, K] bool; None: all are real
-    scale: float = 1.0  # of the products under the softmax
+    scale: float = 1.0  # multiplies the products under the softmax
 
     def cpu(self) -> "Views":
         return Views(self.vectors.cpu(), None if self.mask is None else self.mask.cpu(), self.scale)
 
 
-class Learnt(NamedTuple):
-    """What a training step gets back."""
+class ScoresAndLoss(NamedTuple):
+    """The result of a training step."""
 
     scores: Tensor  # [B, C]
     loss: Tensor  # [B]
 
 
 class Ranker(nn.Module, ABC):
-    """`forward(contexts, candidates) = score(contexts, encode(candidates))`.
+    """A system that scores candidates against contexts.
 
-    Contexts and candidates are bare `Tokens`; each system frames them with the special tokens it wants. What `encode`
-    keeps is a tensor, or a NamedTuple of tensors, with one row a candidate.
+    Contexts and candidates are bare `Tokens`; each system frames them with the special tokens it wants. Encoded
+    candidates are a tensor, or a NamedTuple of tensors, with one row for each.
     """
 
     Options: ClassVar[type[RankerOptions]] = RankerOptions
     Encoder: ClassVar[type[Backbone]] = Backbone
-    joint: ClassVar[bool] = False  # contexts and candidates always share one encoder
-    pooled: ClassVar[bool] = False  # a context's scores depend on its other candidates
+    defaults: ClassVar[dict[str, Any]] = {}  # training options whose default differs from that of other rankers
+    one_encoder: ClassVar[bool] = False  # contexts and candidates always share one encoder
+    depends_on_pool: ClassVar[bool] = False  # a context's scores depend on its other candidates
 
     def __init__(self, options: RankerOptions, frame: Frame, build: Callable[[], Backbone]):
+        """Make the modules.
+
+        Args:
+            options: those left open take their fallbacks.
+            frame: the special tokens of the encoder.
+            build: makes an encoder; called once, or twice if contexts and candidates have one each.
+        """
         super().__init__()
-        self.options = options = options.settle({})
+        self.options = options = options.fill_open({})
         self.frame = frame
         self.context_encoder = build()
-        self.candidate_encoder = self.context_encoder if options.share_encoders or self.joint else build()
+        self.candidate_encoder = self.context_encoder if options.share_encoders or self.one_encoder else build()
         for encoder in {self.context_encoder, self.candidate_encoder}:
             encoder.set_dropout(options.dropout)
             if options.embeddings_stay:
                 encoder.freeze_embeddings()
 
+    # --- what a system may change -----------------------------------------------------------------------------------
+
     @classmethod
-    def caches(cls, options: RankerOptions) -> bool:
-        """Whether encoding a candidate ahead saves work."""
+    def can_cache(cls, options: RankerOptions) -> bool:
+        """Tell whether encoding a candidate ahead saves work."""
         return True
 
     @classmethod
-    def find(cls, options: RankerOptions, source: str, tokenizer: "Tokenizer") -> Found:
-        """What the pretrained weights in a folder (or by HuggingFace name) say of this system, and have for it."""
-        return Found({}, {})
+    def read_pretrained(cls, options: RankerOptions, source: str, tokenizer: Tokenizer) -> PretrainedParts:
+        """Read what a checkpoint (a folder or HuggingFace name) says of this system and has for it."""
+        return PretrainedParts({}, {})
 
     @classmethod
-    def start(cls, options: RankerOptions, encoder: Backbone) -> Backbone:
-        """What a system changes of a pretrained encoder before anything is learnt."""
+    def adapt_encoder(cls, options: RankerOptions, encoder: Backbone) -> Backbone:
+        """Change a pretrained encoder before training starts."""
         return encoder
 
-    def span(self, context: int, candidate: int) -> int:
-        """How many of the encoder's positions are needed for texts of so many bare tokens."""
+    def positions_needed(self, context: int, candidate: int) -> int:
+        """Return how many positions the encoder needs for texts of so many bare tokens."""
         frame = self.frame
         return frame.single_length + max(len(frame.context_prompt) + context, len(frame.candidate_prompt) + candidate)
 
     @abstractmethod
     def encode(self, candidates: Tokens) -> Any:
-        """Bare candidates [N, L] -> what is kept of each, [N, ...]."""
+        """Encode bare candidates [N, L] -> [N, ...]."""
 
-    def prepare(self, contexts: Tokens) -> Any:
-        """Bare contexts [B, L] -> what a score needs of them; `Views` where inner products are all that counts."""
+    def encode_contexts(self, contexts: Tokens) -> Any:
+        """Encode bare contexts [B, L] for `score_encoded`: `Views` where only inner products count."""
         return contexts
 
-    def prepared(self, views: Tensor, mask: Tensor | None) -> Any:
-        """What `prepare` gives, of a system that first makes some vectors [B, K, D] of each context; `mask` [B, K]."""
+    def from_views(self, views: Tensor, mask: Tensor | None) -> Any:
+        """Make encoded contexts of a system that first makes vectors [B, K, D] of each, with a mask [B, K]."""
         return Views(views, mask)
 
     @abstractmethod
-    def match(self, prepared: Any, kept: Any) -> Tensor:
-        """Prepared contexts and kept candidates [G, C, ...], G = 1 or B -> scores [B, C]."""
+    def score_encoded(self, contexts: Any, candidates: Any) -> Tensor:
+        """Score encoded contexts against encoded candidates [G, C, ...] -> [B, C]."""
 
-    def score(self, contexts: Tokens, kept: Any) -> Tensor:
-        """Bare contexts [B, L] and kept candidates [G, C, ...], G = 1 or B -> scores [B, C]."""
-        return self.match(self.prepare(contexts), kept)
+    def training_loss(self, contexts: Tokens, encoded: Any, index: Tensor | None, labels: Tensor) -> ScoresAndLoss:
+        """Score contexts and return the loss of each: the cross-entropy of the softmax over its candidates.
+
+        Args:
+            contexts: bare contexts [B, L].
+            encoded: encoded candidates [N, ...].
+            index: the candidates of each context, [G, C], -1 for none; None: all N.
+            labels: the column of each context's response, [B].
+        """
+        scores = self.score_indexed(contexts, encoded, index)
+        return ScoresAndLoss(scores, cross_entropy(scores, labels, reduction="none"))
+
+    def release(self, model_file: str) -> None:
+        """Free what is not needed once all candidates are encoded. `model_file` is where it can be read again."""
+
+    # --- what every system has --------------------------------------------------------------------------------------
+
+    def score(self, contexts: Tokens, encoded: Any) -> Tensor:
+        """Score bare contexts [B, L] against encoded candidates [G, C, ...] -> [B, C]."""
+        return self.score_encoded(self.encode_contexts(contexts), encoded)
 
     def forward(self, contexts: Tokens, candidates: Tokens, index: Tensor | None = None) -> Tensor:
-        """Score contexts [B, L] against candidates [N, L]: all of them, or those of `index` [G, C]."""
-        return self.rate(contexts, self.encode(candidates), index)
+        """Score bare contexts [B, L] against bare candidates [N, L]: all, or those of `index` [G, C] -> [B, C]."""
+        return self.score_indexed(contexts, self.encode(candidates), index)
 
-    def rate(self, contexts: Tokens, kept: Any, index: Tensor | None) -> Tensor:
-        """Score contexts [B, L] against kept candidates [N, ...]; minus infinity where the index [G, C] is -1."""
-        scores = self.score(contexts, choose(kept, index))
+    def score_indexed(self, contexts: Tokens, encoded: Any, index: Tensor | None) -> Tensor:
+        """Score bare contexts [B, L] against encoded candidates [N, ...]: all, or those of `index` [G, C] -> [B, C].
+
+        The score is minus infinity where the index is -1.
+        """
+        scores = self.score(contexts, choose(encoded, index))
         return scores if index is None else scores.masked_fill(index < 0, -torch.inf)
 
-    def learn(self, contexts: Tokens, kept: Any, index: Tensor | None, labels: Tensor) -> "Learnt":
-        """Scores, and the loss of each context that the system is trained by: the softmax over its candidates."""
-        scores = self.rate(contexts, kept, index)
-        return Learnt(scores, cross_entropy(scores, labels, reduction="none"))
+    @torch.no_grad()
+    def encode_ids(self, ids: Sequence[Sequence[int]], progress: bool = False) -> Any:
+        """Encode candidates by their bare ids: N of them -> [N, ...]. `progress` shows a bar for 2,000 or more."""
+        with tqdm(total=len(ids), unit="cand", desc="encoding", disable=not progress or len(ids) < 2000) as bar:
+            return self.encode_parts(slices(ids), bar.update)
+
+    @torch.no_grad()
+    def encode_parts(
+        self, parts: Iterable[Sequence[Sequence[int]]], done: Callable[[int], Any] = lambda rows: None
+    ) -> Any:
+        """Encode candidates part by part -> [N, ...]. `done` is called with the size of each part."""
+        self.eval()
+        encoded = []
+        for part in parts:
+            encoded.append(self.encode(pad(part).to(self.device)))
+            done(len(part))
+        return chain(encoded)
+
+    @torch.no_grad()
+    def score_ids(self, ids: Sequence[Sequence[int]], encoded: Any, index: Tensor | None = None) -> Tensor:
+        """Score contexts by their bare ids against encoded candidates: as `score_indexed`, without gradients."""
+        self.eval()
+        return self.score_indexed(pad(ids).to(self.device), encoded, None if index is None else index.to(self.device))
+
+    # --- weights ------------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every weight once, by name; a shared encoder's are named after the context's."""
-        found: dict[int, tuple[str, Tensor]] = {}
+        """Return every weight once, by name. Those of a shared encoder are named after the context's."""
+        first: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.state_dict(keep_vars=True).items():
-            found.setdefault(id(tensor), (name, tensor.detach()))
-        return dict(found.values())
+            first.setdefault(id(tensor), (name, tensor.detach()))
+        return dict(first.values())
 
     def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Take over, and empty, what `tensors` of a like ranker gave; a difference is an error that names `source`."""
+        """Load weights that `tensors()` gave. Entries are popped, to save memory.
+
+        Raises:
+            ValueError: names or shapes differ. The message names `source`.
+        """
         own = self.tensors()
         wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
         if wrong:
@@ -182,72 +237,18 @@ class Ranker(nn.Module, ABC):
             for name, tensor in own.items():
                 tensor.copy_(tensors.pop(name))
 
-    def take(self, weights: dict[str, Tensor]) -> None:
-        """Take over some weights, by their names."""
+    def load_some(self, weights: dict[str, Tensor]) -> None:
+        """Load some weights by their names."""
         with torch.no_grad():
             for name, tensor in weights.items():
                 self.get_parameter(name).copy_(tensor)
 
     def lower_precision(self) -> None:
-        """For inference alone: keep the encoders' weights in their compute type, so no run has to convert them."""
+        """Hold the encoders' weights in the type they compute in, for inference alone: no run has to convert them."""
         for encoder in {self.context_encoder, self.candidate_encoder}:
             encoder.model.to(encoder.dtype)
 
-    @torch.no_grad()
-    def encode_texts(self, ids: Sequence[Sequence[int]], progress: bool = False) -> Any:
-        """Bare ids of N candidates -> what is kept of them, [N, ...], with a progress bar where asked."""
-        with tqdm(total=len(ids), unit="cand", desc="encoding", disable=not progress or len(ids) < 2000) as bar:
-            return self.encode_parts(slices(ids), bar.update)
-
-    @torch.no_grad()
-    def encode_parts(
-        self, parts: Iterable[Sequence[Sequence[int]]], done: Callable[[int], Any] = lambda rows: None
-    ) -> Any:
-        """Bare ids of N candidates, part by part -> what is kept of all, [N, ...]; `done` is told of each part."""
-        self.eval()
-        kept = []
-        for part in parts:
-            kept.append(self.encode(pad(part).to(self.device)))
-            done(len(part))
-        return chain(kept)
-
-    @torch.no_grad()
-    def score_texts(self, ids: Sequence[Sequence[int]], kept: Any, index: Tensor | None = None) -> Tensor:
-        """Bare ids of B contexts against kept candidates [N, ...], all or those of `index` [G, C] -> [B, C]."""
-        self.eval()
-        return self.rate(pad(ids).to(self.device), kept, None if index is None else index.to(self.device))
-
 
 def slices(rows: Sequence) -> Iterator[Sequence]:
-    """A long list in parts that are encoded at a time."""
+    """Cut a long list into parts that are encoded at a time."""
     return (rows[start : start + ENCODE_ROWS] for start in range(0, len(rows), ENCODE_ROWS))
-
-
-def states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Run an encoder over framed tokens [N, L] by length, keep `reduce(states, mask)` of each row: [N, ...]."""
-    return by_length(lambda part: reduce(encoder(part), part.mask), tokens)
-
-
-def each(function: Callable[[Tensor], Any], kept: Any) -> Any:
-    """Apply a function to every tensor of what `encode` kept."""
-    return function(kept) if isinstance(kept, Tensor) else type(kept)(*(function(part) for part in kept))
-
-
-def tensors(kept: Any) -> list[Tensor]:
-    """The tensors of what `encode` kept."""
-    return [kept] if isinstance(kept, Tensor) else list(kept)
-
-
-def choose(kept: Any, index: Tensor | None) -> Any:
-    """Rows of what `encode` kept: [N, ...] by index [G, C] -> [G, C, ...]; without one, all N for every context.
-
-    -1 stands for no candidate: its masks are False, all else of it is without meaning.
-    """
-
-    def rows(part: Tensor) -> Tensor:
-        if index is None:
-            return part.unsqueeze(0)
-        chosen = part[index.clamp(min=0)]
-        return chosen & (index >= 0).unsqueeze(-1) if chosen.dtype == torch.bool else chosen
-
-    return each(rows, kept)

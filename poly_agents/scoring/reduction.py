@@ -14,7 +14,7 @@ REDUCTIONS = ("first", "mean", "max", "sqrt", "first-m")
 
 @dataclass(frozen=True)
 class ReductionOptions(RankerOptions):
-    reduction: str = option(None, "token states to one vector", REDUCTIONS, otherwise="mean")
+    reduction: str = option(None, "token states to one vector", REDUCTIONS, fallback="mean")
     reduction_tokens: int = option(16, "m of --reduction first-m")
 
     def __post_init__(self):

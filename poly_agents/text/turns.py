@@ -1,55 +1,49 @@
-"""How turns become one text, the same in training, evaluation and chats: persona first, a line each, perhaps marked."""
+"""Join the turns of a dialogue to one text, the same way in training, evaluation and chats.
+
+Persona lines come first. Every line is a turn. Turns may begin with a mark that says who speaks.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from parlai.core.torch_agent import History
-
-PERSONA = ("your persona:", "partner's persona:")  # how lines of a context begin that nobody said; they come first
-SPEAKERS = ("A: ", "B: ")  # with --speakers: who is answered, and who answers
+PERSONA = ("your persona:", "partner's persona:")  # these lines were not said by anybody
+SPEAKERS = ("A: ", "B: ")  # with --speakers: the one who is answered, and the one who answers
 
 
-class Format(NamedTuple):
+class Turn(NamedTuple):
+    """One example of a task: a context with its whole history, and the response."""
+
+    context: str  # turns joined by newlines
+    response: str
+    candidates: list[str] | None
+
+
+class TurnFormat(NamedTuple):
     """How a context becomes one text.
 
-    >>> Format(speakers=True).text(["your persona: i have a cat", "hi", "hello", "any pets?"])
+    >>> TurnFormat(speakers=True).text(["your persona: i have a cat", "hi", "hello", "any pets?"])
     'your persona: i have a cat\\nA: hi\\nB: hello\\nA: any pets?'
     """
 
-    speakers: bool = False  # whether turns say who speaks: by turns, the newest one being answered
+    speakers: bool = False  # mark who speaks; speakers alternate, and the newest turn is the one to be answered
 
     def text(self, context: Sequence[str]) -> str:
-        """Persona lines, then turns, parted by newlines: the tokeniser makes a separator of each."""
+        """Join persona lines and turns by newlines. The tokenizer makes a separator of each newline."""
         if not self.speakers:
             return "\n".join(context)
-        said = sum(not line.startswith(PERSONA) for line in context)
+        turns_left = sum(not line.startswith(PERSONA) for line in context)
         lines = []
         for line in context:
             if not line.startswith(PERSONA):
-                line, said = SPEAKERS[(said - 1) % 2] + line, said - 1
+                line, turns_left = SPEAKERS[(turns_left - 1) % 2] + line, turns_left - 1
             lines.append(line)
         return "\n".join(lines)
 
 
-class ChatHistory(History):
-    """ParlAI's history of a dialogue. In a chat it marks who speaks, where the model was trained on marks."""
+def already_said(history: str) -> set[str]:
+    """Return the turns of a dialogue, with and without the marks of speakers.
 
-    def __init__(self, opt, **kwargs):
-        super().__init__(opt, **kwargs)
-        if opt.get("speakers") and opt.get("interactive_mode"):  # a task's texts are marked already
-            self.add_person_tokens = True
-            self.p1_token, self.p2_token = SPEAKERS
-
-    def _add_person_tokens(self, text, token, add_after_newln=False):
-        if token not in SPEAKERS:  # the tokens of a model of ParlAI's own
-            return super()._add_person_tokens(text, token, add_after_newln)
-        return "\n".join(token + line if line and not line.startswith(PERSONA) else line for line in text.split("\n"))
-
-
-def said(history: str) -> set[str]:
-    """What was said in a dialogue, with and without marks.
-
-    >>> sorted(said("A: hi\\nB: hello"))
+    >>> sorted(already_said("A: hi\\nB: hello"))
     ['A: hi', 'B: hello', 'hello', 'hi']
     """
     lines = history.split("\n")

@@ -1,0 +1,27 @@
+"""The history of a dialogue, as ParlAI's agents keep it."""
+
+from parlai.core.torch_agent import History
+
+from poly_agents.text.turns import PERSONA, SPEAKERS
+
+
+class ChatHistory(History):
+    """ParlAI's history. In a chat it marks who speaks, if the model was trained on such marks."""
+
+    def __init__(self, opt, **kwargs):
+        super().__init__(opt, **kwargs)
+        if opt.get("speakers") and opt.get("interactive_mode"):  # the texts of a task are marked already
+            self.add_person_tokens = True
+            self.p1_token, self.p2_token = SPEAKERS
+
+    def _add_person_tokens(self, text, token, add_after_newln=False):
+        if token not in SPEAKERS:  # the tokens of a model of ParlAI's own
+            return super()._add_person_tokens(text, token, add_after_newln)
+        return "\n".join(token + line if line and not line.startswith(PERSONA) else line for line in text.split("\n"))
+
+
+class TextHistory(ChatHistory):
+    """A history for agents that need its text alone: nothing is tokenized."""
+
+    def parse(self, text: str) -> list[int]:
+        return []

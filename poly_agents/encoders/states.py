@@ -1,0 +1,93 @@
+"""States of texts: a tensor, or a NamedTuple of tensors, with one row for each text. Running texts by length."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from poly_agents.text.tokens import Tokens
+
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}  # padded tokens in one run of an encoder
+
+
+class TokenStates(NamedTuple):
+    """One vector for every token of N texts."""
+
+    vectors: Tensor  # [..., L, D]
+    mask: Tensor  # [..., L] bool, True for real tokens
+
+
+def token_budget(device: torch.device) -> int:
+    """Return how many padded tokens an encoder runs at a time on a device."""
+    return TOKEN_BUDGET.get(device.type, 2048)
+
+
+def by_length(run: Callable[[Tokens], Any], tokens: Tokens) -> Any:
+    """Apply `run` to rows of similar length together, under a budget of padded tokens.
+
+    The longest rows come first, so a batch that does not fit in memory fails at once.
+
+    Args:
+        run: takes Tokens [n, l] and returns one row for each, [n, ...].
+        tokens: framed tokens [N, L].
+
+    Returns:
+        The rows of all runs in the order of `tokens`, [N, ...].
+    """
+    budget = token_budget(tokens.ids.device)
+    lengths, order = tokens.mask.sum(-1).sort(descending=True)
+    lengths = lengths.tolist()
+    outputs, start = [], 0
+    while start < len(lengths):
+        length = max(1, lengths[start])
+        rows = order[start : start + max(1, budget // length)]
+        outputs.append(run(tokens.select(rows).cut(length)))
+        start += len(rows)
+    return chain(outputs)[order.argsort()]
+
+
+def chain(parts: Sequence[Any]) -> Any:
+    """Concatenate the rows of several runs, [n, ...] each. Token axes are padded to the widest.
+
+    >>> chain([torch.ones(1, 2), torch.ones(1, 3)]).tolist()
+    [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    if not isinstance(parts[0], Tensor):
+        return type(parts[0])(*(chain(field) for field in zip(*parts, strict=True)))
+    if parts[0].dim() > 1 and any(part.shape[1] != parts[0].shape[1] for part in parts):
+        widest = max(part.shape[1] for part in parts)
+        other_axes = [0, 0] * (parts[0].dim() - 2)
+        parts = [pad(part, (*other_axes, 0, widest - part.shape[1])) for part in parts]
+    return torch.cat(list(parts))
+
+
+def map_tensors(function: Callable[[Tensor], Any], encoded: Any) -> Any:
+    """Apply a function to a tensor, or to every tensor of a NamedTuple."""
+    return function(encoded) if isinstance(encoded, Tensor) else type(encoded)(*(function(part) for part in encoded))
+
+
+def tensors(encoded: Any) -> list[Tensor]:
+    """List a tensor, or the tensors of a NamedTuple."""
+    return [encoded] if isinstance(encoded, Tensor) else list(encoded)
+
+
+def choose(encoded: Any, index: Tensor | None) -> Any:
+    """Pick rows of encoded candidates for each context.
+
+    Args:
+        encoded: N candidates, [N, ...].
+        index: row numbers [G, C], -1 for no candidate. None: all N for every context.
+
+    Returns:
+        [G, C, ...], or [1, N, ...] without an index. Where the index is -1 masks are False, and nothing else counts.
+    """
+
+    def rows(part: Tensor) -> Tensor:
+        if index is None:
+            return part.unsqueeze(0)
+        chosen = part[index.clamp(min=0)]
+        return chosen & (index >= 0).unsqueeze(-1) if chosen.dtype == torch.bool else chosen
+
+    return map_tensors(rows, encoded)
