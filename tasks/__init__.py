@@ -1,14 +1,19 @@
 """Data sets of response selection, one file each: `-t poly_agents:NAME` is `NAMETeacher` of `tasks/NAME.py`."""
 
 import importlib
+import pkgutil
 import re
 from collections.abc import Collection
 
-SHARED = {"response"}
+SHARED = {"examples", "order", "reading", "response"}  # modules that are no data sets
 
 
 def teacher(name: str) -> type:
-    """`ChitchatTeacher` -> that class of `poly_agents.tasks.chitchat`. Raises AttributeError for an unknown one."""
+    """Import a teacher class: `ChitchatTeacher` is in `poly_agents.tasks.chitchat`. Raises AttributeError if unknown.
+
+    >>> teacher("UbuntuV2Teacher").__module__
+    'poly_agents.tasks.ubuntu_v2'
+    """
     module = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Teacher")).lower()
     try:
         return getattr(importlib.import_module(f"poly_agents.tasks.{module}"), name)
@@ -19,15 +24,13 @@ def teacher(name: str) -> type:
 
 
 def names() -> list[str]:
-    """All tasks, by their `-t poly_agents:NAME`: the modules here but for what they share."""
-    import pkgutil
-
+    """List all tasks, each the NAME of `-t poly_agents:NAME`."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in modules if name not in SHARED and not name.startswith("_"))
 
 
 def variant(task: str, known: Collection[str] | None = None) -> str:
-    """What follows the name in `poly_agents:NAME:VARIANT`, empty without one. Raises ValueError for one not `known`.
+    """Return VARIANT of `poly_agents:NAME:VARIANT`, empty if there is none. Raises ValueError if it is not `known`.
 
     >>> variant("poly_agents:mutual:plus", ["", "plus"])
     'plus'

@@ -3,7 +3,7 @@
 Source   package chitchat-dataset 0.9.0 (BYU Perception, Control and Cognition lab, the Chit-Chat Challenge of 2018)
 Licence  MIT
 Split    by conversation, with a fixed seed: 90% train, 5% valid, 5% test
-Eval     20 candidates: the response and 19 of the same split
+Eval     20 candidates: the response and 19 responses of the same split
 """
 
 import importlib.util
@@ -13,16 +13,20 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates, replies
+from poly_agents.tasks.examples import Example, draw_candidates, replies
+from poly_agents.tasks.response import ResponseTeacher
 
-SEED = "chitchat-1"  # a change makes another data set
+SEED = "chitchat-1"  # another seed makes another data set
 CHAT_CANDIDATES = 5000
 CHAT_WORDS = range(3, 26)
 
 
 @lru_cache(maxsize=1)
 def conversations() -> list[list[str]]:
-    """Every conversation as its turns: what one speaker says in a row is one turn. Sorted by the conversation's id."""
+    """Read every conversation as its turns, sorted by the conversation's id.
+
+    Consecutive messages of one speaker are joined to one turn.
+    """
     spec = importlib.util.find_spec("chitchat_dataset")
     if spec is None or spec.origin is None:
         raise ImportError("the task chitchat reads the package chitchat-dataset: pip install 'poly_agents[embedded]'")
@@ -38,7 +42,7 @@ def _turns(messages) -> Iterator[str]:
 
 
 def examples(split: str, history_turns: int) -> list[Example]:
-    """The examples of a split: up to `history_turns` turns, and the next one."""
+    """Make the examples of a split: every turn but the first is the response to up to `history_turns` before it."""
     order = list(range(len(conversations())))
     random.Random(SEED).shuffle(order)
     twentieth = len(order) // 20
@@ -60,6 +64,6 @@ class ChitchatTeacher(ResponseTeacher):
         return examples(split, self.positive("history_turns", self.history_turns))
 
     def chat_candidates(self):
-        """Different responses that are neither very short nor very long, the first ones of the split."""
+        """Yield the first different responses of the split that are neither very short nor very long."""
         texts = dict.fromkeys(t for t in super().chat_candidates() if len(t.split()) in CHAT_WORDS)
         return list(texts)[:CHAT_CANDIDATES]

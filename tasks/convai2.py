@@ -1,37 +1,30 @@
 """ConvAI2: two crowd workers get to know each other, each with a persona of four or five sentences.
 
 Source   http://parl.ai/downloads/convai2/convai2_fix_723.tgz, the archive of ParlAI's own task
-Licence  none is stated; the dialogues are PersonaChat's
+Licence  CC BY 4.0
 Paper    Dinan et al. 2019, https://arxiv.org/abs/1902.00098
 Sizes    131,438 train, 7,801 valid; the 6,634 of test are hidden
-Format   `<number> <text>`, the number starting at 1 in every conversation: persona lines, then
+Format   `<number> <text>`; the number starts at 1 in every conversation; persona lines come first, then
          `turn TAB reply TAB TAB candidate|candidate|...`
-Eval     20 candidates of the file, the reply being the last one
+Eval     20 candidates of the file, the reply is the last one
 Context  persona lines, then all turns
 
-Variants, as ParlAI names them: `self_original` (the default, also `self`), `self_revised`, `both`, `none`; each may be
-`normalized` (capitals, ordinary punctuation; alone it means `normalized_self`), and `:no_cands` after any of them
-leaves the candidates out.
+The variants have ParlAI's names: `self_original` (the default, also `self`), `self_revised`, `both`, `none`. With
+`normalized_` in front, texts have capitals and ordinary punctuation; `normalized` alone means `normalized_self`. With
+`:no_cands` behind, the files without candidates are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from parlai.utils.strings import normalize_reply
 
 from poly_agents.files.download import Download
 from poly_agents.tasks import variant
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.response import ResponseTeacher
 
-FILES = (
-    Download(
-        "http://parl.ai/downloads/convai2/convai2_fix_723.tgz",
-        "convai2_fix_723.tgz",
-        "d0ae89defe2fd0b0a4221eaa642a457d7d40cef475f54798119c7f3b8dd9361d",
-        archive=True,
-    ),
-)
-PERSONAS = {  # variant -> the file's part of the name
+PERSONAS = {  # variant -> its part of the file's name
     "": "self_original",
     "self": "self_original",
     "self_original": "self_original",
@@ -39,29 +32,33 @@ PERSONAS = {  # variant -> the file's part of the name
     "both": "both_original",
     "none": "none_original",
 }
-VARIANTS = {  # variant -> persona, whether it is normalized, whether it has candidates
-    ":".join(filter(None, ("_".join(filter(None, (normal, name))), end))): (persona, bool(normal), not end)
-    for normal in ("", "normalized")
-    for name, persona in PERSONAS.items()
-    for end in ("", "no_cands")
-}
 PERSONA_LINES = ("your persona: ", "partner's persona: ")
 
 
 class Convai2Teacher(ResponseTeacher):
     """`-t poly_agents:convai2`, `-t poly_agents:convai2:none` ..."""
 
+    FILES = (
+        Download(
+            "http://parl.ai/downloads/convai2/convai2_fix_723.tgz",
+            "convai2_fix_723.tgz",
+            "d0ae89defe2fd0b0a4221eaa642a457d7d40cef475f54798119c7f3b8dd9361d",
+            archive=True,
+        ),
+    )
+
     def read(self, split):
         if split == "test":
             raise ValueError("convai2's test set is hidden, so nobody outside can be measured on it; use -dt valid")
-        persona, normal, candidates = VARIANTS[variant(self.opt["task"], VARIANTS)]
-        path = self.path(f"{split}_{persona}{'' if candidates else '_no_cands'}.txt")
-        return self.conversations(path, normalize if normal else str)
+        name = variant(self.opt["task"], variants())
+        is_normalized, persona, ending = parts(name)
+        path = self.path(f"{split}_{PERSONAS[persona]}{ending}.txt")
+        return self.conversations(path, normalize if is_normalized else str)
 
-    def conversations(self, path: Path, clean) -> Iterator[Example]:
-        """Every reply of a file. What a bad line leaves behind of its conversation goes on without it."""
+    def conversations(self, path: Path, clean: Callable[[str], str]) -> Iterator[Example]:
+        """Make an example of every reply in a file. A conversation goes on after a bad line, without that line."""
         context: list[str] = []
-        texts: dict[str, str] = {}  # candidates are replies of others: every text is held once
+        texts: dict[str, str] = {}  # candidates are replies of other examples: hold every text once
         last = 0
         for number, turn, reply, candidates in self.rows(path, fields):
             if number <= last:
@@ -74,8 +71,31 @@ class Convai2Teacher(ResponseTeacher):
                 context = [*context, reply]
 
 
+def variants() -> list[str]:
+    """List the variants.
+
+    >>> len(variants()), variants()[:3], variants()[-1]
+    (24, ['', 'self', 'self_original'], 'normalized_none:no_cands')
+    """
+    plain = list(PERSONAS)
+    named = [*plain, *(f"normalized_{name}".strip("_") for name in plain)]
+    return [*named, *(f"{name}:no_cands".strip(":") for name in named)]
+
+
+def parts(name: str) -> tuple[bool, str, str]:
+    """Split the name of a variant: whether it is normalized, its persona, and the ending of its file's name.
+
+    >>> parts("normalized_both:no_cands"), parts("no_cands")
+    ((True, 'both', '_no_cands'), (False, '', '_no_cands'))
+    """
+    persona = name.removesuffix("no_cands").removesuffix(":")
+    is_normalized = persona.startswith("normalized")
+    persona = persona.removeprefix("normalized").removeprefix("_")
+    return is_normalized, persona, "_no_cands" if name.endswith("no_cands") else ""
+
+
 def fields(line: str) -> tuple[int, str, str, list[str]]:
-    """The number of a line, its turn, its reply and the candidates, the last three empty where there are none."""
+    """Split a line into its number, turn, reply and candidates; the last three are empty if the line lacks them."""
     number, _, text = line.strip().replace("\\n", "\n").partition(" ")
     if not number.isdecimal():
         raise ValueError(f"a line begins with its number in the conversation, got {line[:20]!r}")
@@ -87,6 +107,6 @@ def fields(line: str) -> tuple[int, str, str, list[str]]:
 
 
 def normalize(text: str) -> str:
-    """Capitals and punctuation as people write them, after the mark of a persona's line."""
-    mark = next((mark for mark in PERSONA_LINES if text.startswith(mark)), "")
-    return mark + normalize_reply(text.removeprefix(mark))
+    """Write capitals and punctuation as people do; the prefix of a persona line stays as it is."""
+    prefix = next((prefix for prefix in PERSONA_LINES if text.startswith(prefix)), "")
+    return prefix + normalize_reply(text.removeprefix(prefix))

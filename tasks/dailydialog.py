@@ -1,45 +1,60 @@
 """DailyDialog: everyday conversations from sites where English is learnt.
 
-Source     http://yanran.li/dailydialog (ijcnlp_dailydialog.zip)
+Source     http://yanran.li/dailydialog (ijcnlp_dailydialog.zip), or if that does not answer
+           http://parl.ai/downloads/dailydialog/dailydialog.tar.gz, the archive of ParlAI's task
 Licence    CC BY-NC-SA 4.0
 Paper      Li et al. 2017, https://aclanthology.org/I17-1099
-Sizes      train 11,118 dialogues, 76,053 responses; valid 1,000 dialogues, 7,069 responses, less the copies
+Sizes      dialogues: train 11,118, valid 1,000, test 1,000; responses of the official files: train 76,053, valid
+           7,069, of which 6,095 are left without the copies (below); ParlAI's archive has 76,052 / 7,069 / 6,740
 Context    every turn before the response, oldest first (`--history-turns N` keeps the newest)
-Candidates 20 in evaluation: the response and 19 of the same split, drawn once
-Files      `train.zip`, `validation.zip`, `test.zip` as they are inside the official archive, or that archive itself;
-           `dialogues_SPLIT.txt` in them has one dialogue a line, `__eou__` after every turn
+Candidates 20 in evaluation: the response and 19 responses of the same split, drawn once
+Files      the official archive as it is, or the `train.zip`, `validation.zip`, `test.zip` inside it, or their
+           `dialogues_{train,validation,test}.txt` with one dialogue a line and `__eou__` after every turn; or
+           ParlAI's `{train,valid,test}.json`, a line {"dialogue": [{"text": ...}, ...], ...} for each dialogue
 
-Valid and test hold copies of train dialogues, some with other blanks, quotes or capitals (69 of valid have none of
-these): those whose letters and digits stand in a row in a train dialogue are left out, unless
-`--dailydialog-copies true`. Of valid these are 130: 122 are like a train dialogue turn by turn, one is parted into
-other turns, 7 stand whole in a longer one, whose contexts and responses are thus in train too; 6,095 responses stay. So
-the train file is needed to evaluate. Some 30 more that differ in a word or a turn stay.
+Copies: valid and test contain dialogues of train, often with other spaces, quotes or capitals. A dialogue is dropped
+if its letters and digits, in order, are part of a train dialogue. In valid these are 130: 122 match a train dialogue
+turn by turn (69 of them character by character), one splits its turns differently, 7 are part of a longer dialogue,
+whose contexts and responses are thus in train too. About 30 dialogues that differ in a word or a turn stay.
+`--dailydialog-copies true` keeps all. Evaluation therefore reads the train file too.
 """
 
 import io
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from pathlib import Path
 
 from poly_agents.files.download import Download
-from poly_agents.tasks.response import ResponseTeacher, draw_candidates, replies
+from poly_agents.tasks.examples import draw_candidates, replies
+from poly_agents.tasks.reading import json_object
+from poly_agents.tasks.response import ResponseTeacher
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
-FILES = (Download(f"http://yanran.li/files/{ARCHIVE}", ARCHIVE),)
 END = "__eou__"
 
 
 class DailydialogTeacher(ResponseTeacher):
-    """`-t poly_agents:dailydialog --data-files FOLDER`"""
+    """`-t poly_agents:dailydialog`"""
 
+    FILES = (
+        Download(f"http://yanran.li/files/{ARCHIVE}", ARCHIVE),
+        Download(
+            "http://parl.ai/downloads/dailydialog/dailydialog.tar.gz",
+            "dailydialog.tar.gz",
+            "c3adb09bd715b9fa5cd1ac41613b7de61eb5afbe477826a6146abefef573e6bb",
+            archive=True,
+        ),
+    )
     history_turns = 100
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("dailydialog")
-        group.add_argument("--dailydialog-copies", type="bool", default=False, help="evaluate on copies of train too")
+        group.add_argument(
+            "--dailydialog-copies", type="bool", default=False, help="evaluate on the copies of train dialogues too"
+        )
         return parser
 
     def read(self, split):
@@ -52,22 +67,26 @@ class DailydialogTeacher(ResponseTeacher):
         return examples if split == "train" else draw_candidates(examples, f"dailydialog:{split}")
 
     def dialogues(self, split: str) -> Iterator[list[str]]:
-        """Each as its turns; from the archive, those within it, or their unpacked files."""
+        """Read every dialogue of a split as its turns."""
         name = "validation" if split == "valid" else split
-        with suppress(ValueError):
-            path = self.path(f"dialogues_{name}.txt")
-            return self.rows(path, parse)
-        return self.packed(name)
+        unpacked = (f"dialogues_{name}.txt", f"{name}.zip") if self.opt.get("data_files") else ()
+        path = self.path(*unpacked, ARCHIVE, f"{split}.json")
+        if path.name == ARCHIVE:
+            return self.inner(path, name)
+        if path.suffix == ".zip":
+            return self.zipped(path, path, name)
+        return self.rows(path, parse_json if ".json" in path.suffixes else parse)
 
-    def packed(self, name: str) -> Iterator[list[str]]:
-        try:
-            path, data = self.path(f"{name}.zip"), None
-        except ValueError:
-            path = self.path(ARCHIVE)
-            with zipfile.ZipFile(path) as archive:
-                data = io.BytesIO(archive.read(f"{path.stem}/{name}.zip"))
+    def inner(self, path: Path, name: str) -> Iterator[list[str]]:
+        """Read a split from the archive inside the official archive."""
+        with zipfile.ZipFile(path) as archive:
+            data = io.BytesIO(archive.read(f"{path.stem}/{name}.zip"))
+        return self.zipped(path, data, name)
+
+    def zipped(self, path: Path, data: Path | io.BytesIO, name: str) -> Iterator[list[str]]:
+        """Read a split from its archive; `path` is for error messages."""
         member = f"{name}/dialogues_{name}.txt"
-        with zipfile.ZipFile(data or path) as archive, archive.open(member) as lines:
+        with zipfile.ZipFile(data) as archive, archive.open(member) as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     if line.strip():
@@ -77,7 +96,7 @@ class DailydialogTeacher(ResponseTeacher):
 
 
 def parse(line: str) -> list[str]:
-    """The turns of a dialogue.
+    """Split a line of the official files into turns.
 
     >>> parse("Hi , Ann ! __eou__ Hello . __eou__")
     ['Hi , Ann !', 'Hello .']
@@ -85,9 +104,23 @@ def parse(line: str) -> list[str]:
     *turns, rest = line.split(END)
     if rest.strip() or not turns:
         raise ValueError(f"a dialogue ends in {END}")
+    return clean(turns)
+
+
+def parse_json(line: str) -> list[str]:
+    """Read the turns of a line of ParlAI's files.
+
+    >>> parse_json('{"topic": "work", "dialogue": [{"text": "Hi , Ann !"}, {"text": "Hello ."}]}')
+    ['Hi , Ann !', 'Hello .']
+    """
+    return clean([turn["text"] for turn in json_object(line)["dialogue"]])
+
+
+def clean(turns: list[str]) -> list[str]:
+    """Reduce spaces to one between words and drop empty turns."""
     return [" ".join(turn.split()) for turn in turns if turn.strip()]
 
 
 def letters(dialogue: list[str]) -> str:
-    """What a copy has in common with its original."""
+    """Join the letters and digits of a dialogue, which a copy shares with its original."""
     return re.sub(r"[\W_]", "", "".join(dialogue).lower())

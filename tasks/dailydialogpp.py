@@ -1,56 +1,88 @@
 """DailyDialog++: contexts of DailyDialog with five written responses, five adversarial ones and five of other contexts.
 
 Source   https://iitmnlp.github.io/DailyDialog-plusplus
-Licence  none is stated; DailyDialog's is CC BY-NC-SA 4.0
+Licence  none is stated for the data (the site's repository is MIT); DailyDialog's is CC BY-NC-SA 4.0
 Paper    Sai et al. 2020, https://arxiv.org/abs/2009.11321
-Sizes    19,071 contexts, of which 11,429 have adversarial responses: all of valid and test, 9,259 of train
+Sizes    contexts with adversarial responses: train 9,259, valid 1,028, test 1,142; 7,641 more without, for training
 Format   a JSON object a line: `context`, `positive_responses`, `random_negative_responses`,
-         `adversarial_negative_responses`
+         `adversarial_negative_responses`; `data_positives.json` holds the contexts without adversarial responses and
+         has the first two keys alone
 Eval     15 candidates, five of them right; 10 with a variant
 Context  every turn
 
-Variants: `random` and `adversarial` leave the other wrong responses out, `adversarial` also contexts without any. In
-training every right response is an example of its own.
+Every right response is a training example of its own. Variants: `random` and `adversarial` have only these wrong
+responses; `positives` trains on `train.json` and `data_positives.json` together, without candidates, and evaluates like
+the plain task.
 """
 
-import json
 import random
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from poly_agents.files.download import Download
 from poly_agents.tasks import variant
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.reading import json_object
+from poly_agents.tasks.response import ResponseTeacher
 
-WHERE = (
-    "https://iitmnlp.github.io/DailyDialog-plusplus links to an archive; --data-files is the folder with train.json, "
-    "dev.json and test.json"
-)
-KINDS = {"": ("random", "adversarial"), "random": ("random",), "adversarial": ("adversarial",)}
+SITE = "https://iitmnlp.github.io/DailyDialog-plusplus/dataset"
+KINDS = {  # variant -> which wrong responses are candidates
+    "": ("random", "adversarial"),
+    "random": ("random",),
+    "adversarial": ("adversarial",),
+    "positives": ("random", "adversarial"),
+}
+
+
+class Row(NamedTuple):
+    """A line of a file: a context with its right and wrong responses."""
+
+    context: list[str]
+    right: list[str]
+    wrong: list[str]
 
 
 class DailydialogppTeacher(ResponseTeacher):
     """`-t poly_agents:dailydialogpp`, `-t poly_agents:dailydialogpp:adversarial`"""
 
-    def read(self, split):
-        kinds = KINDS[variant(self.opt["task"], KINDS)]
+    FILES = tuple(Download(f"{SITE}/{name}", name) for name in ("train.json", "dev.json", "test.json"))
+    WHERE = (
+        "the pages of https://iitmnlp.github.io/DailyDialog-plusplus link to train.json, dev.json and test.json; "
+        "data_positives.json, which only dailydialogpp:positives reads, lies beside them in the authors' repository"
+    )
+
+    def read(self, split) -> Iterator[Example]:
+        name = variant(self.opt["task"], KINDS)
+        if split == "train" and name == "positives":
+            yield from self.positives()
+            return
         path = self.path(f"{'dev' if split == 'valid' else split}.json")
-        for number, (context, right, wrong) in enumerate(self.rows(path, lambda line: parse(line, kinds))):
-            if not wrong:
+        for number, row in enumerate(self.rows(path, lambda line: parse(line, KINDS[name]))):
+            if not row.wrong:
                 continue
-            for responses in [[text] for text in right] if split == "train" else [right]:
-                candidates = [*responses, *wrong]
+            for responses in [[text] for text in row.right] if split == "train" else [row.right]:
+                candidates = [*responses, *row.wrong]
                 random.Random(number).shuffle(candidates)
-                yield Example(context, responses[0], candidates, responses[1:])
+                yield Example(row.context, responses[0], candidates, responses[1:])
+
+    def positives(self) -> Iterator[Example]:
+        """Yield every right response of both training files, without candidates."""
+        for name in ("train.json", "data_positives.json"):
+            for row in self.rows(self.path(name), lambda line: parse(line, ())):
+                yield from (Example(row.context, response) for response in row.right)
 
 
-def parse(line: str, kinds: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
-    """Context, right and wrong responses. Raises ValueError, KeyError or TypeError for a bad line."""
-    row = json.loads(line)
+def parse(line: str, kinds: tuple[str, ...]) -> Row:
+    """Parse a line, with the wrong responses of some kinds. Raises ValueError, KeyError or TypeError for a bad line."""
+    row = json_object(line)
     right = texts(row["positive_responses"])
     wrong = [text for kind in kinds for text in texts(row[f"{kind}_negative_responses"])]
     context = texts(row["context"])
     if not context or not right:
         raise ValueError("a context and positive_responses are expected")
-    return context, right, wrong
+    return Row(context, right, wrong)
 
 
 def texts(given: list[str]) -> list[str]:
+    """Reduce spaces to one between words and drop empty texts."""
     return [text for text in (" ".join(text.split()) for text in given) if text]

@@ -3,8 +3,8 @@
     {"context": ["hi", "hello, how are you?"], "response": "fine", "candidates": ["fine", "no"]}
 
 `--jsonl-path` (or `--data-files`) is a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, or one file, which
-then is every split. Without `candidates`, evaluation draws 19 others from the same file, always the same ones; for that
-it holds the examples in memory, in a stream too.
+then serves as every split. If examples have no `candidates`, evaluation draws 19 others from the same file for each,
+always the same ones. For that it holds the examples in memory, with `:stream` too.
 """
 
 import copy
@@ -14,7 +14,11 @@ from pathlib import Path
 from parlai.utils import logging
 from parlai.utils.misc import warn_once
 
-from poly_agents.tasks.response import CANDIDATES, Example, ResponseTeacher, draw_candidates, json_object
+from poly_agents.tasks.examples import CANDIDATES, Example, draw_candidates
+from poly_agents.tasks.reading import json_object
+from poly_agents.tasks.response import ResponseTeacher
+
+KEYS = ("context", "response", "candidates")
 
 
 class JsonlTeacher(ResponseTeacher):
@@ -34,15 +38,16 @@ class JsonlTeacher(ResponseTeacher):
         return draw_candidates(list(self.examples_of(split)), f"jsonl:{split}")
 
     def examples_of(self, split: str) -> Iterator[Example]:
-        """The lines of a split."""
+        """Read the lines of a split."""
         return self.rows(self.file(split), parse)
 
     def count(self, split):
         if self.opt.get("skip_bad_rows"):
             return sum(1 for _ in copy.copy(self).examples_of(split))
-        return sum(1 for _ in self.rows(self.file(split), str))  # every line is an example, or will be refused
+        return sum(1 for _ in self.rows(self.file(split), str))  # a line is an example, or reading it will raise
 
     def file(self, split: str) -> Path:
+        """Find the file of a split."""
         given = self.opt.get("jsonl_path") or self.opt.get("data_files")
         if not given:
             raise ValueError("-t poly_agents:jsonl needs --jsonl-path, a file or a folder")
@@ -58,11 +63,15 @@ class JsonlTeacher(ResponseTeacher):
 
 
 def parse(line: str) -> Example:
-    """One JSON object to an example. Raises ValueError with the reason."""
+    """Parse a JSON object. Raises ValueError that says which key is wrong.
+
+    >>> parse('{"context": ["hi"], "response": "hello"}').response
+    'hello'
+    """
     row = json_object(line)
-    if unknown := row.keys() - {"context", "response", "candidates"}:
-        raise ValueError(f"unknown keys {sorted(unknown)}; allowed are context, response, candidates")
-    context, response, candidates = (row.get(key) for key in ("context", "response", "candidates"))
+    if unknown := row.keys() - set(KEYS):
+        raise ValueError(f"unknown keys {sorted(unknown)}; allowed are {', '.join(KEYS)}")
+    context, response, candidates = (row.get(key) for key in KEYS)
     if not is_texts(context):
         raise ValueError("context must be a list of texts, oldest turn first")
     if not isinstance(response, str) or not response.strip():
@@ -75,4 +84,5 @@ def parse(line: str) -> Example:
 
 
 def is_texts(value) -> bool:
+    """True for a list of texts."""
     return isinstance(value, list) and all(isinstance(text, str) for text in value)

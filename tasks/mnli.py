@@ -8,26 +8,25 @@ Context    two turns, "Premise: ..." and "Hypothesis: ..."
 Candidates entailment, contradiction, neutral
 Files      `multinli_1.0_{train,dev_matched,dev_mismatched}.jsonl` of the archive
 
-The official test labels are hidden: valid is the matched part (genres of train), test the mismatched one, as in
-ParlAI's task `multinli`, whose examples these are.
+The official test labels are hidden. Valid is the matched part (the genres of train) and test the mismatched one. The
+examples equal those of ParlAI's task `multinli`.
 """
 
 from poly_agents.files.download import Download
 from poly_agents.tasks.snli import SnliTeacher
 
-FILES = (
-    Download(
-        "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
-        "multinli_1.0.zip",
-        "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
-        archive=True,
-    ),
-)
-
 
 class MnliTeacher(SnliTeacher):
-    """`-t poly_agents:mnli --data-files FOLDER`"""
+    """`-t poly_agents:mnli`"""
 
+    FILES = (
+        Download(
+            "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
+            "multinli_1.0.zip",
+            "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
+            archive=True,
+        ),
+    )
     names = {
         "train": "multinli_1.0_train.jsonl",
         "valid": "multinli_1.0_dev_matched.jsonl",

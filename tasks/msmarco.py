@@ -1,6 +1,7 @@
 """MS MARCO passage re-ranking: Bing queries and the passages that BM25 found for them.
 
-Source     https://microsoft.github.io/msmarco/Datasets (passage ranking)
+Source     https://microsoft.github.io/msmarco/Datasets (passage ranking); people often use `qrels.dev.small.tsv`, which
+           that page does not list
 Licence    MS MARCO terms: non-commercial research
 Paper      Bajaj et al. 2016, https://arxiv.org/abs/1611.09268
 Sizes      train 39,780,811 triples; valid 6,980 queries with up to 1,000 passages each (6,668,967 rows), 7,437 judged
@@ -8,14 +9,14 @@ Sizes      train 39,780,811 triples; valid 6,980 queries with up to 1,000 passag
 Context    the query
 Candidates valid: the passages of top1000.dev in the order of its rows; train: the right passage and the wrong one
 Files      `top1000.dev` ("qid pid query passage") with `qrels.dev.small.tsv` ("qid 0 pid 1"),
-           `triples.train.small.tsv` ("query positive negative"), `top1000.eval` as `top1000.dev`, all parted by tabs
+           `triples.train.small.tsv` ("query positive negative"), `top1000.eval` as `top1000.dev`, all separated by tabs
 
-`--msmarco-triples N` reads the first N triples, a million unless told: all of them are 27 GB. Valid holds some 3 GB of
-passages in memory. MRR@10 counts every judged query: for one in seven no right passage was found, so evaluate with
-`--ignore-bad-candidates true`, which ranks the others; such a query has the response that is judged right only where
-some query has that passage, and is left out, with a warning that counts them, where none has.
+`--msmarco-triples N` reads the first N triples (default: a million; all of them are 27 GB). Valid holds about 3 GB of
+passages in memory. MRR@10 counts every judged query. For one query in seven BM25 found no right passage: evaluate with
+`--ignore-bad-candidates true`, which ranks the other queries. If the right passage of such a query is nowhere in the
+file, its text is unknown; these queries are left out, and a warning counts them.
 
-Test is for `--submission FILE --submission-format msmarco` alone.
+Test is only for `--submission FILE --submission-format msmarco`.
 """
 
 from collections.abc import Container, Iterator
@@ -25,52 +26,64 @@ from typing import NamedTuple
 from parlai.utils import logging
 
 from poly_agents.files.download import Download
-from poly_agents.tasks.response import Example, ResponseTeacher, columns
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.reading import columns
+from poly_agents.tasks.response import ResponseTeacher
 
-_ROOT = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
-FILES = (
-    Download(f"{_ROOT}/top1000.dev.tar.gz", "top1000.dev.tar.gz", members=("top1000.dev",)),
-    Download(f"{_ROOT}/top1000.eval.tar.gz", "top1000.eval.tar.gz", members=("top1000.eval",)),
-    Download(f"{_ROOT}/qrels.dev.small.tsv", "qrels.dev.small.tsv"),
-    Download(f"{_ROOT}/triples.train.small.tar.gz", "triples.train.small.tar.gz", members=("triples.train.small.tsv",)),
-)
-
-
+SITE = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
 TRIPLES = 1_000_000
 
 
-class Ranked(NamedTuple):
-    """What BM25 found, by the numbers of passages and queries."""
+def archive(name: str, member: str, md5: str) -> Download:
+    return Download(f"{SITE}/{name}.tar.gz", f"{name}.tar.gz", members=(member,), md5=md5)
 
-    texts: dict[str, str]  # of the passages
+
+class Top1000(NamedTuple):
+    """The passages that BM25 found, all by their ids.
+
+    Attributes:
+        passages: passage id -> text.
+        queries: query id -> text.
+        found: query id -> passage ids, in the file's order.
+    """
+
+    passages: dict[str, str]
     queries: dict[str, str]
-    found: dict[str, list[str]]  # query -> passages
+    found: dict[str, list[str]]
 
 
 class MsmarcoTeacher(ResponseTeacher):
-    """`-t poly_agents:msmarco --data-files FOLDER`"""
+    """`-t poly_agents:msmarco`"""
+
+    FILES = (
+        archive("top1000.dev", "top1000.dev", "8c140662bdf123a98fbfe3bb174c5831"),
+        archive("top1000.eval", "top1000.eval", "73778cd99f6e0632d12d0b5731b20a02"),
+        archive("triples.train.small", "triples.train.small.tsv", "c13bf99ff23ca691105ad12eab837f84"),
+        Download(f"{SITE}/qrels.dev.small.tsv", "qrels.dev.small.tsv"),
+    )
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("msmarco")
-        group.add_argument("--msmarco-triples", type=int, default=TRIPLES, help="how many training triples are read")
+        group.add_argument("--msmarco-triples", type=int, default=TRIPLES, help="how many training triples to read")
         return parser
 
     def read(self, split) -> Iterator[Example]:
         return {"train": self.triples, "valid": self.judged, "test": self.hidden}[split]()
 
     def triples(self) -> Iterator[Example]:
+        """Read the first training triples."""
         limit = self.positive("msmarco_triples", TRIPLES)
         return islice(self.rows(self.path("triples.train.small.tsv"), parse_triple), limit)
 
     def judged(self) -> Iterator[Example]:
-        """Each query with its passages and their judgements, in the order the queries come first."""
+        """Read each query of valid with its passages and their judgements, in the order of the file."""
         right: dict[str, list[str]] = {}
         for query, passage, grade in self.rows(self.path("qrels.dev.small.tsv"), parse_judgement):
             if grade > 0:
                 right.setdefault(query, []).append(passage)
-        texts, queries, found = self.ranked("top1000.dev", right)
+        texts, queries, found = self.top1000("top1000.dev", right)
         lost = len(right) - len(found)
         for number, passages in found.items():
             there = set(passages)
@@ -86,15 +99,15 @@ class MsmarcoTeacher(ResponseTeacher):
             logging.warning(f"{lost} of {len(right)} judged queries are left out: no passage of the file is right")
 
     def hidden(self) -> Iterator[Example]:
-        """Each query with its passages."""
+        """Read each query of test with its passages."""
         self.only_for_a_submission()
-        texts, queries, found = self.ranked("top1000.eval", None)
+        texts, queries, found = self.top1000("top1000.eval", None)
         for number, passages in found.items():
             candidates = [texts[passage] for passage in passages]
             yield Example([queries[number]], None, candidates, id=number, candidate_ids=passages)
 
-    def ranked(self, name: str, wanted: Container[str] | None) -> Ranked:
-        """The passages found for the wanted queries, or for all."""
+    def top1000(self, name: str, wanted: Container[str] | None) -> Top1000:
+        """Read the passages that were found for the wanted queries, or for all of them if None."""
         texts: dict[str, str] = {}
         queries: dict[str, str] = {}
         found: dict[str, list[str]] = {}
@@ -103,10 +116,11 @@ class MsmarcoTeacher(ResponseTeacher):
                 texts.setdefault(passage, text)
                 queries.setdefault(number, query)
                 found.setdefault(number, []).append(passage)
-        return Ranked(texts, queries, found)
+        return Top1000(texts, queries, found)
 
 
 def fields(line: str, count: int) -> list[str]:
+    """Split a line at its tabs into columns, none of them empty."""
     found = columns(line, count)
     if not all(field.strip() for field in found):
         raise ValueError("a column is empty")
@@ -114,11 +128,12 @@ def fields(line: str, count: int) -> list[str]:
 
 
 def parse_triple(line: str) -> Example:
+    """Parse a query with its right and its wrong passage."""
     query, right, wrong = fields(line, 3)
     return Example([query], right, [right, wrong])
 
 
 def parse_judgement(line: str) -> tuple[str, str, float]:
-    """Query, passage, grade; in the files the columns are parted by tabs, in some by blanks."""
+    """Parse a judgement: query, passage and grade. Some files separate the columns by spaces instead of tabs."""
     query, _, passage, grade = line.split()
     return query, passage, float(grade)

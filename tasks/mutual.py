@@ -4,13 +4,15 @@ Source   https://github.com/Nealcly/MuTual
 Licence  none is stated; for research
 Paper    Cui et al. 2020, https://arxiv.org/abs/2004.04494
 Sizes    7,088 train, 886 valid, 886 test, whose answers are hidden
-Format   a JSON object: `article`, `options`, `answers` (A to D; blank in test), `id`; one a file in the folders
-         `mutual/{train,dev,test}` (`mutual_plus/...`), or one a line of `mutual_{train,dev,test}.jsonl`
-         (`mutual_plus_...`). Test is for `--submission FILE --submission-format mutual` alone
-Eval     4 candidates of the file; in one of valid and three of train the right one stands there twice
+Format   a JSON object: `article`, `options`, `answers` (A to D; blank in test), `id`; one object a file in the folders
+         `mutual/{train,dev,test}` (`mutual_plus/...`), or one object a line in `mutual_{train,dev,test}.jsonl`
+         (`mutual_plus_...`)
+Eval     4 candidates of the file; in one example of valid and three of train the right one is there twice
 Context  every turn with its `m :` or `f :`, as in the candidates
 
-Variant `plus`: MuTual-plus, where a reply that is always safe takes the place of one of the candidates.
+Test is only for `--submission FILE --submission-format mutual`; the address to send it to is on the leaderboard's page,
+https://nealcly.github.io/MuTual-leaderboard. Variant `plus`: MuTual-plus, in which a safe reply that always fits
+replaces one of the candidates.
 """
 
 import json
@@ -19,15 +21,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poly_agents.tasks import variant
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.response import ResponseTeacher
 
-WHERE = "https://github.com/Nealcly/MuTual: give its folder data as --data-files"
 LETTERS = ("A", "B", "C", "D")
+NUMBERED = re.compile(r"\D*(\d+)")
 TURN = re.compile(r"\s+(?=[mf] ?: )", re.IGNORECASE)
 
 
 class MutualTeacher(ResponseTeacher):
     """`-t poly_agents:mutual`, `-t poly_agents:mutual:plus`"""
+
+    WHERE = "clone https://github.com/Nealcly/MuTual and give its folder data as --data-files"
 
     def read(self, split):
         if split == "test":
@@ -37,17 +42,16 @@ class MutualTeacher(ResponseTeacher):
             yield from self.rows(path, lambda line: parse(line, hidden=split == "test"))
 
     def files(self, name: str, part: str) -> Iterator[Path]:
-        """The files of a folder by their numbers, or the one with an example a line."""
+        """Find the files of a folder in the order of their numbers, or else the file with an example a line."""
         folder = Path(self.opt.get("data_files") or "") / name / part
-        number = re.compile(r"\d+")
-        found = [path for path in folder.glob(f"{part}_*.txt") if number.search(path.stem)]
-        yield from sorted(found, key=lambda path: int(number.search(path.stem)[0])) or [
-            self.path(f"{name}_{part}.jsonl")
-        ]
+        numbered = {
+            int(found[1]): path for path in folder.glob(f"{part}_*.txt") if (found := NUMBERED.fullmatch(path.stem))
+        }
+        yield from [numbered[number] for number in sorted(numbered)] or [self.path(f"{name}_{part}.jsonl")]
 
 
 def parse(line: str, hidden: bool) -> Example:
-    """A JSON object to an example, where `hidden` without an answer.
+    """Parse a JSON object. If the answers are `hidden`, it may lack one.
 
     Raises ValueError, KeyError, TypeError or AttributeError for a bad one.
     """

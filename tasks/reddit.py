@@ -4,23 +4,19 @@ Source   dumps as pushshift.io made them, RC_YYYY-MM, plain or .zst, .bz2, .gz
 Licence  none is given: the comments are their authors'
 Paper    Baumgartner et al. 2020, https://arxiv.org/abs/2001.08435; the filters are those of Roller et al. 2020,
          https://arxiv.org/abs/2004.13637
-Sizes    as the files have them; about 174 million pairs in Humeau et al.
+Sizes    those of the files; about 174 million pairs in Humeau et al.
 Format   a JSON object a line: `id`, `parent_id` (`t1_` a comment, `t3_` a submission), `link_id`, `body`, `author`,
          `subreddit`, older ones before newer ones
-Eval     20 candidates: the reply and 19 others of the same split
+Eval     20 candidates: the reply and 19 replies of the same split
 Context  the comments that lead to the reply, the newest `--history-turns`
 
-A comment is left out, with all that answers it, if its author is a known bot, its subreddit is known not to be English,
-if it is deleted, shorter than 5 characters, longer than 2,048 characters without a space or than 128 words (the paper:
-BPE tokens), holds a URL, does not begin with an ASCII character or is deeper than 7 in its thread. The newest
-`--reddit-window` comments are known; a reply to an older one is left out. A thread is whole in one split: 1 in 100 is
-valid, 1 in 100 test.
+A comment and all replies to it are left out if its author is a known bot, if its subreddit is known not to be English,
+if it was deleted, if it has fewer than 5 characters, more than 2,048 characters without a space or more than 128 words
+(the paper counts BPE tokens), if it contains a URL, if it does not begin with an ASCII character, or if it is deeper
+than 7 in its thread. Only the newest `--reddit-window` comments are held in memory; a reply to an older one is left
+out. A thread is in one split as a whole: 1 in 100 is valid, 1 in 100 test.
 """
 
-import bz2
-import gzip
-import importlib
-import io
 import json
 import re
 import zlib
@@ -28,11 +24,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+from poly_agents.tasks.examples import Example, draw_candidates
+from poly_agents.tasks.reading import BAD_ROW, open_binary
+from poly_agents.tasks.response import ResponseTeacher
 
-WHERE = "give the folder that holds the dumps of comments, RC_2019-07.zst and the like, as --data-files, or one of them"
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
 FOREIGN = set(
     "argentina brasil chile croatia de denmark france italy mexico norge polska portugal quebec romania serbia suomi "
@@ -45,23 +42,30 @@ DEPTH, SHORTEST, LONGEST, WORDS = 7, 5, 2048, 128
 
 
 class Comment(NamedTuple):
+    """A comment, the one it answers and its thread; the text is empty if the comment is left out."""
+
     name: str
     parent: str
     thread: str
-    text: str  # empty where it is left out
+    text: str
 
 
 class RedditTeacher(ResponseTeacher):
     """`-t poly_agents:reddit --data-files PATH`"""
 
+    WHERE = "give the folder that holds the dumps of comments (RC_2019-07.zst ...) as --data-files, or one dump"
     history_turns = 4
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("reddit")
-        group.add_argument("--reddit-window", type=int, default=WINDOW, help="comments that can still be answered")
-        group.add_argument("--reddit-pairs", type=int, default=0, help="replies of a split to stop after, 0: all")
+        group.add_argument(
+            "--reddit-window", type=int, default=WINDOW, help="how many of the newest comments are held in memory"
+        )
+        group.add_argument(
+            "--reddit-pairs", type=int, default=0, help="how many replies of a split to read; 0 reads all"
+        )
         return parser
 
     def read(self, split):
@@ -69,7 +73,7 @@ class RedditTeacher(ResponseTeacher):
         return pairs if split == "train" else draw_candidates([*pairs], f"reddit:{split}")
 
     def pairs(self, split: str) -> Iterator[Example]:
-        """Every reply of a split with the comments it answers, in the order of the files."""
+        """Yield every reply of a split with the comments that lead to it, in the order of the files."""
         turns, window = self.positive("history_turns", self.history_turns), self.positive("reddit_window", WINDOW)
         known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # comment -> all turns up to it
         for path in self.dumps():
@@ -84,23 +88,25 @@ class RedditTeacher(ResponseTeacher):
                     yield Example(before[-turns:], comment.text)
 
     def dumps(self) -> list[Path]:
+        """Find the dumps, sorted by their names."""
         path = Path(self.opt.get("data_files") or "")
         found = [path] if path.is_file() else sorted(path.glob("RC_*"))
         if not self.opt.get("data_files") or not found:
-            raise ValueError(f"--data-files {path}: there is no RC_* in it; {WHERE}")
+            raise ValueError(f"--data-files {path}: there is no RC_* in it; {self.WHERE}")
         return found
 
     def comments(self, path: Path) -> Iterator[Comment]:
-        with opened(path) as lines:
+        """Read the comments of a dump."""
+        with open_binary(path) as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield parse(line)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except BAD_ROW as error:
                     self.bad(f"{path}:{number}", error)
 
 
 def parse(line: bytes) -> Comment:
-    """A line of a dump. Raises ValueError, KeyError, TypeError or AttributeError for a bad one."""
+    """Parse a line of a dump. Raises ValueError, KeyError, TypeError or AttributeError for a bad one."""
     row = json.loads(line)
     text = " ".join(row["body"].split())
     kept = (
@@ -117,16 +123,9 @@ def parse(line: bytes) -> Comment:
 
 
 def part(thread: str) -> str:
-    """The split of a thread."""
+    """Return the split of a thread.
+
+    >>> part("t3_7")
+    'train'
+    """
     return {0: "valid", 1: "test"}.get(zlib.crc32(thread.encode()) % 100, "train")
-
-
-def opened(path: Path) -> IO[bytes]:
-    if path.suffix == ".zst":
-        try:
-            zstandard = importlib.import_module("zstandard")
-        except ImportError as error:
-            raise ImportError(f"{path} is compressed by zstandard: pip install zstandard") from error
-        unpacked = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(path.open("rb"))
-        return io.BufferedReader(unpacked)
-    return {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)(path, "rb")

@@ -8,29 +8,30 @@ Context    two turns, "Premise: ..." and "Hypothesis: ..."
 Candidates entailment, contradiction, neutral
 Files      `snli_1.0_{train,dev,test}.jsonl` of the archive
 
-Pairs without a label that most annotators gave ("-") are left out. The examples are those of ParlAI's task `snli`.
+Pairs on whose label the annotators did not agree ("-") are left out. The examples equal those of ParlAI's task `snli`.
 """
 
 import json
 from collections.abc import Iterator
 
 from poly_agents.files.download import Download
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.response import ResponseTeacher
 
-FILES = (
-    Download(
-        "https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
-        "snli_1.0.zip",
-        "afb3d70a5af5d8de0d9d81e2637e0fb8c22d1235c2749d83125ca43dab0dbd3e",
-        archive=True,
-    ),
-)
 LABELS = ("entailment", "contradiction", "neutral")
 
 
 class SnliTeacher(ResponseTeacher):
-    """`-t poly_agents:snli --data-files FOLDER`"""
+    """`-t poly_agents:snli`"""
 
+    FILES = (
+        Download(
+            "https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
+            "snli_1.0.zip",
+            "afb3d70a5af5d8de0d9d81e2637e0fb8c22d1235c2749d83125ca43dab0dbd3e",
+            archive=True,
+        ),
+    )
     names = {"train": "snli_1.0_train.jsonl", "valid": "snli_1.0_dev.jsonl", "test": "snli_1.0_test.jsonl"}
 
     def read(self, split) -> Iterator[Example]:
@@ -38,7 +39,7 @@ class SnliTeacher(ResponseTeacher):
 
 
 def parse(line: str) -> Example | None:
-    """A pair; None where it has no label."""
+    """Parse a pair. Returns None if it has no label."""
     row = json.loads(line)
     premise, hypothesis, label = (row[key] for key in ("sentence1", "sentence2", "gold_label"))
     if label == "-":

@@ -3,42 +3,55 @@
     1 TAB hi TAB hello, how are you? TAB fine
     0 TAB hi TAB hello, how are you? TAB blue
 
-The label, the turns of the context, the candidate. Lines of one context follow one another; `--data-files` is the
-folder with `train.txt`, `valid.txt` (or `dev.txt`) and `test.txt`, or one file. In training every right candidate is an
-example of its own, together with the wrong ones of its context; in evaluation a context is one.
+The columns are the label, the turns of the context and the candidate. Lines of one context follow one another.
+`--data-files` is the folder with `train.txt`, `valid.txt` (or `dev.txt`) and `test.txt`, or one file. In training every
+right candidate is an example of its own, with the wrong candidates of its context; in evaluation a context is one
+example.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from parlai.utils import logging
 
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.response import ResponseTeacher
 
 CHINESE = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
 BESIDE_CHINESE = re.compile(rf"(?<=[{CHINESE}])\s+|\s+(?=[{CHINESE}])")
 
 
 class Row(NamedTuple):
-    grade: int  # 0 or 1, where people graded the candidates also more
+    """One candidate of one context; the grade is 0 or 1 unless people graded it higher."""
+
+    grade: int
     context: list[str]
     candidate: str
 
 
 class TabsTeacher(ResponseTeacher):
-    """`-t poly_agents:tabs --data-files PATH`"""
+    """`-t poly_agents:tabs --data-files PATH`
 
-    sizes: Mapping[str, int] = {}  # of a benchmark: split -> candidates of a context
+    A benchmark in this format sets the attributes:
+
+    Attributes:
+        folder: the folder that its archive unpacks to; the files may also lie outside it.
+        sizes: the number of candidates of a context, by split.
+        labels: the labels that a line can begin with.
+        judged: True if people judged the candidates, so that a context may have no right ones or only right ones.
+        segmented: True if Chinese words are separated by spaces.
+    """
+
+    folder = ""
+    sizes: Mapping[str, int] = {}
     labels: Sequence[str] = ("0", "1")
-    judged = False  # whether people judged the candidates, so that a context may have none or only right ones
-    segmented = False  # whether the texts are Chinese with spaces between the words, which nobody writes
+    judged = False
+    segmented = False
 
-    def read(self, split):
-        left_out = 0
-        path = self.file(split)
+    def read(self, split) -> Iterator[Example]:
+        path, left_out = self.file(split), 0
         for number, rows in enumerate(self.contexts(path, split), 1):
             context, candidates = rows[0].context, [row.candidate for row in rows]
             right = [row.candidate for row in rows if row.grade]
@@ -58,18 +71,19 @@ class TabsTeacher(ResponseTeacher):
             logging.info(f"{path}: {left_out} contexts left out, whose candidates are all right or all wrong")
 
     def bad_context(self, path: Path, number: int, context: list[str], reason: str) -> None:
+        """Raise an error for a bad context, or skip it, as `bad` does with a row."""
         self.bad(f"{path}: context {number}, {context[0][:40]!r}", ValueError(reason))
 
     def file(self, split: str) -> Path:
-        if split == "valid":
-            with suppress(ValueError):
-                return self.path("dev.txt")
-        return self.path(f"{split}.txt")
+        """Find the file of a split, in the benchmark's folder or beside it."""
+        names = ["dev.txt", "valid.txt"] if split == "valid" else [f"{split}.txt"]
+        inside = [f"{self.folder}/{name}" for name in names] if self.folder else []
+        return self.path(*inside, *names)
 
     def contexts(self, path: Path, split: str) -> Iterator[list[Row]]:
-        """The lines of each context: until another follows, or it is full.
+        """Collect the lines of each context. A context ends where another one follows, or when it is complete.
 
-        A benchmark's training set may have a context twice in a row; each time its right candidate is the first one.
+        A benchmark's training set may have the same context twice in a row. Each time its right candidate is first.
         """
         rows: list[Row] = []
         for row in self.rows(path, self.parse):
@@ -82,18 +96,19 @@ class TabsTeacher(ResponseTeacher):
             yield rows
 
     def parse(self, line: str) -> Row:
+        """Parse a line. Raises ValueError for a wrong label, or if the context or the candidate is empty."""
         label, *texts = line.split("\t")
         if label not in self.labels:
             raise ValueError(f"a line begins with {self.labels[0]} or {self.labels[-1]}, got {label[:20]!r}")
         *context, candidate = map(unsegment if self.segmented else str.strip, texts or [""])
         context = [turn for turn in context if turn]
         if not context or not candidate:
-            raise ValueError("a label, a context and a candidate are expected, parted by tabs")
+            raise ValueError("a label, a context and a candidate are expected, separated by tabs")
         return Row(int(label), context, candidate)
 
 
 def unsegment(text: str) -> str:
-    """Chinese without the spaces between its words.
+    """Remove the spaces between Chinese words.
 
     >>> unsegment("下载 了 ftv player 后 还是 不 能看")
     '下载了ftv player后还是不能看'

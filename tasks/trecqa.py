@@ -1,18 +1,19 @@
 """TrecQA: factoid questions of TREC 8-13, and which sentences of the judged documents answer them.
 
 Source     https://github.com/brmson/dataset-sts, data/anssel/wang (sentences of less than 40 tokens)
-Licence    research; TREC's questions are public, the sentences are news of its collections
+Licence    "derived from TREC questions, public domain", says the repository; the sentences are news of TREC's
+           collections, which are for research
 Paper      Wang, Smith and Mitamura 2007, https://aclanthology.org/D07-1003;
            the two ways to count: Rao, He and Lin 2016, https://doi.org/10.1145/2983323.2983872
 Sizes      questions (sentences): train 78 (4,619), valid 65 (1,117), test 68 (1,442);
            `:raw` 83 (4,625), 78 (1,134), 89 (1,478)
 Context    the question
 Candidates every sentence judged, in the file's order; `response` is the first right one, `others` the rest
-Files      `{train,dev,test}.csv` with the columns qtext, label, atext; `train` is the small part judged by hand,
-           `train-all.csv` (1,229 questions, judged by patterns) is read for `:all` and `:all:raw`
+Files      `{train,dev,test}.csv` with the columns qtext, label, atext; `train` is the small part that people judged,
+           `train-all.csv` (1,229 questions, judged by patterns) is read by `:all` and `:all:raw`
 
-Questions without any right answer are left out, as trec_eval does. The usual numbers ("clean") leave out those whose
-sentences are all right as well; `-t poly_agents:trecqa:raw` keeps them.
+Questions without any right answer are left out, as trec_eval does. The usual numbers ("clean") also leave out questions
+whose sentences are all right; `-t poly_agents:trecqa:raw` keeps them.
 """
 
 import csv
@@ -20,16 +21,23 @@ from collections.abc import Iterator
 
 from poly_agents.files.download import Download
 from poly_agents.tasks import variant
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.response import ResponseTeacher
 from poly_agents.tasks.wikiqa import Answer, examples, is_right
 
-_ROOT = "https://raw.githubusercontent.com/brmson/dataset-sts/master/data/anssel/wang"
-FILES = tuple(Download(f"{_ROOT}/{name}", name) for name in ("train.csv", "train-all.csv", "dev.csv", "test.csv"))
+SITE = "https://raw.githubusercontent.com/brmson/dataset-sts/master/data/anssel/wang"
 COLUMNS = ["qtext", "label", "atext"]
 
 
 class TrecqaTeacher(ResponseTeacher):
-    """`-t poly_agents:trecqa --data-files FOLDER`, `-t poly_agents:trecqa:raw`"""
+    """`-t poly_agents:trecqa`, `-t poly_agents:trecqa:raw`"""
+
+    FILES = (
+        Download(f"{SITE}/train.csv", "train.csv", "b3398769dee040bceb5ca4ffe49eaa9096e71c9533432031f3bddfdb3dee7a8f"),
+        Download(f"{SITE}/dev.csv", "dev.csv", "3c266ccaa633e929515bc8643a0615c05f64d2fb62b3a687d85ff7fabdf79a6a"),
+        Download(f"{SITE}/test.csv", "test.csv", "5aaf688f8c79a0eab96c77dcc8919e82006169712a799aa97343588000769288"),
+        Download(f"{SITE}/train-all.csv", "train-all.csv"),
+    )
 
     def read(self, split) -> Iterator[Example]:
         kinds = variant(self.opt["task"], ("", "raw", "all", "all:raw")).split(":")
@@ -40,7 +48,7 @@ class TrecqaTeacher(ResponseTeacher):
 
 
 def parse(line: str) -> Answer | None:
-    """A row; None for the header."""
+    """Parse a row. Returns None for the header."""
     try:
         (fields,) = csv.reader([line], strict=True)
     except csv.Error as error:

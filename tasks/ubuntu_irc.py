@@ -3,17 +3,18 @@
 Source     https://github.com/jkkummerfeld/irc-disentanglement
 Licence    CC BY 4.0
 Paper      Kummerfeld et al. 2019, https://aclanthology.org/P19-1374
-Sizes      replies: train 31,021, valid 1,214
+Sizes      replies of the official logs: train 36,542 (153 logs), valid 1,459 (10), test 2,639 (10)
 Context    up to 8 messages, each an answer to the one before it, oldest first
-Candidates 20 in evaluation: the response and 19 of the same split, drawn once
+Candidates 20 in evaluation: the response and 19 responses of the same split, drawn once
 Files      the official folder `data` with {train,dev,test}/NAME.annotation.txt ("1002 1004 -": message 1004 answers
            1002) and NAME.raw.txt (one message a line, counted from 0); or the replies as JSON lines
-           `{train,dev}.jsonl`: {"file", "idx", "context": [[nick, text], ...], "response": [nick, text]}
+           `{train,dev,test}.jsonl`: {"file", "idx", "context": [[nick, text], ...], "response": [nick, text]}
 
-A message that answers several counts as an answer to the newest; one that goes on with its writer's own is context
-alone. Messages open with the nick they are meant for, which gives the right response away: every nick of the same log,
-with a colon, comma, dash or the like behind it, is taken from the head of contexts and responses, and one of the
-context's writers without a sign too. Nicks inside a message stay. `--ubuntu-irc-nicks true` leaves all as it is.
+A message that answers several others counts as an answer to the newest. A message that continues one of the same writer
+is context, not a response. Messages often begin with the nick of the person they address, which gives the right
+response away. So the nick of anybody in the same log is removed from the start of contexts and responses if a colon,
+comma, dash or the like follows it; the nick of a writer of the context is removed without a sign too. Nicks inside a
+message stay. `--ubuntu-irc-nicks true` removes none.
 """
 
 import json
@@ -22,16 +23,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates
+from poly_agents.tasks.examples import Example, draw_candidates
+from poly_agents.tasks.response import ResponseTeacher
 
-WHERE = "git clone https://github.com/jkkummerfeld/irc-disentanglement and give its folder data as --data-files"
 TURNS = 8
 ADDRESSED = re.compile(r"[\s@]*([^\s:,;>]+)(\s*[:,;>]+\s*|\s+-+\s+|\s+)")
 MESSAGE = re.compile(r"(?:\[[\d:]+\] )?<([^>]+)> (.*)")
 
 
 class Reply(NamedTuple):
-    """A message and those before it, each as (nick, text)."""
+    """A message and the messages before it, each as (nick, text)."""
 
     log: str
     context: list[tuple[str, str]]
@@ -41,11 +42,15 @@ class Reply(NamedTuple):
 class UbuntuIrcTeacher(ResponseTeacher):
     """`-t poly_agents:ubuntu_irc --data-files FOLDER`"""
 
+    WHERE = "clone https://github.com/jkkummerfeld/irc-disentanglement and give its folder data as --data-files"
+
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)
         group = parser.add_argument_group("ubuntu_irc")
-        group.add_argument("--ubuntu-irc-nicks", type="bool", default=False, help="leave the nicks of who is answered")
+        group.add_argument(
+            "--ubuntu-irc-nicks", type="bool", default=False, help="keep the nicks at the start of messages"
+        )
         return parser
 
     def read(self, split):
@@ -60,7 +65,7 @@ class UbuntuIrcTeacher(ResponseTeacher):
         return examples if split == "train" else draw_candidates(examples, f"ubuntu_irc:{split}")
 
     def annotated(self, logs: Iterable[Path]) -> Iterator[Reply]:
-        """The replies of the official files."""
+        """Read the replies of the official files."""
         for path in logs:
             log = path.name.removesuffix(".annotation.txt")
             lines = path.with_name(f"{log}.raw.txt").read_text("utf-8", "replace").split("\n")
@@ -79,11 +84,13 @@ class UbuntuIrcTeacher(ResponseTeacher):
 
 
 def parse_link(line: str) -> tuple[int, int]:
+    """Parse an annotation: the message that is answered, and its answer."""
     first, second, _ = line.split()
     return int(first), int(second)
 
 
 def parse(line: str) -> Reply:
+    """Parse a reply of the JSON lines."""
     row = json.loads(line)
     context = [(str(nick), str(text)) for nick, text in row["context"]]
     nick, text = row["response"]
@@ -93,7 +100,7 @@ def parse(line: str) -> Reply:
 
 
 def without_nicks(replies: list[Reply]) -> Iterator[Example]:
-    """The replies without the nicks they open with; what was nothing else is left out."""
+    """Remove the nicks at the start of messages, and leave out replies that then are empty."""
     writers: dict[str, set[str]] = {}
     for reply in replies:
         writers.setdefault(reply.log, set()).update(nick.lower() for nick, _ in (*reply.context, reply.response))
@@ -106,7 +113,7 @@ def without_nicks(replies: list[Reply]) -> Iterator[Example]:
 
 
 def strip(text: str, near: set[str], known: set[str]) -> str:
-    """A message without the nicks at its head.
+    """Remove the nicks at the start of a message: `near` ones, and with a sign behind them all `known` ones.
 
     >>> strip("bob2, ann - try apt", {"ann"}, {"ann", "bob2"}), strip("ann try apt: it works", {"ann"}, {"ann", "try"})
     ('try apt', 'try apt: it works')

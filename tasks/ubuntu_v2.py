@@ -4,34 +4,36 @@ Source   http://parl.ai/downloads/ubuntu/ubuntu.tar.gz, the files of github.com/
 Licence  none is stated for the logs; the scripts are Apache-2.0
 Paper    Lowe et al. 2017, "Training End-to-End Dialogue Systems with the Ubuntu Dialogue Corpus"
 Sizes    1,000,000 train, 19,560 valid, 18,920 test
-Format   CSV with a header: `Context, Utterance, Label` for training, of which the rows labelled 0 are left out; else
-         `Context, Ground Truth Utterance, Distractor_0 .. Distractor_8`
-Eval     10 candidates of the file, in a fixed drawn order
+Format   CSV with a header: `Context, Utterance, Label` for training, where rows labelled 0 are left out;
+         `Context, Ground Truth Utterance, Distractor_0 .. Distractor_8` for evaluation
+Eval     10 candidates of the file, in an order drawn once
 Context  a turn ends at `__eot__`, an utterance at `__eou__`, which becomes ` .` as in ParlAI
 """
 
 import csv
-import gzip
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 from poly_agents.files.download import Download
-from poly_agents.tasks.response import Example, ResponseTeacher
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.reading import open_text
+from poly_agents.tasks.response import ResponseTeacher
 
-FILES = (
-    Download(
-        "http://parl.ai/downloads/ubuntu/ubuntu.tar.gz",
-        "ubuntu.tar.gz",
-        "87caf297381287247cbff3aa7cc2f4609f3b12c40e8535688168d7413740e0d0",
-        archive=True,
-    ),
-)
-csv.field_size_limit(1 << 24)
+LONGEST = 1 << 24  # characters of a field; Python's csv allows 131,072 by default
 
 
 class UbuntuV2Teacher(ResponseTeacher):
     """`-t poly_agents:ubuntu_v2`"""
+
+    FILES = (
+        Download(
+            "http://parl.ai/downloads/ubuntu/ubuntu.tar.gz",
+            "ubuntu.tar.gz",
+            "87caf297381287247cbff3aa7cc2f4609f3b12c40e8535688168d7413740e0d0",
+            archive=True,
+        ),
+    )
 
     def read(self, split):
         path = self.path(f"{split}.csv")
@@ -46,8 +48,9 @@ class UbuntuV2Teacher(ResponseTeacher):
             yield Example(turns, response, candidates)
 
     def records(self, path: Path, columns: int) -> Iterator[list[str]]:
-        """The rows of a file, texts only. What is no row is named with file and line."""
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
+        """Read the texts of every row of a CSV file. `bad` deals with rows that have other columns."""
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
+        with open_text(path) as file:
             rows = csv.reader(file, strict=True)
             next(rows, None)
             while True:

@@ -9,19 +9,17 @@ Candidates every sentence of the article's opening, in its order; `response` is 
 Files      either the official `WikiQA-{train,dev,test}.tsv`,
            or `{train,dev,test}/{a.toks,b.toks,sim.txt,id.txt}`: question, sentence, label, question's number a line
 
-Questions without any right answer are left out (1,245 / 170 / 390 of them), as in the paper's table and in
-`eval.py` of the official package, which scores what has one. Questions whose sentences are all right stay.
+Questions without any right answer are left out (1,245 / 170 / 390 of them), as in the paper's table and in `eval.py` of
+the official package. Questions whose sentences are all right stay.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from poly_agents.tasks.response import Example, ResponseTeacher, columns
+from poly_agents.tasks.examples import Example
+from poly_agents.tasks.reading import columns
+from poly_agents.tasks.response import ResponseTeacher
 
-WHERE = (
-    "WikiQACorpus.zip of https://www.microsoft.com/en-us/download/details.aspx?id=52419 may not be redistributed: "
-    "unpack it and give the folder with WikiQA-train.tsv, WikiQA-dev.tsv and WikiQA-test.tsv as --data-files"
-)
 HEADER = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel"
 
 
@@ -37,16 +35,23 @@ class Answer(NamedTuple):
 class WikiqaTeacher(ResponseTeacher):
     """`-t poly_agents:wikiqa --data-files FOLDER`"""
 
+    WHERE = (
+        "the licence does not allow to redistribute WikiQACorpus.zip: get it from "
+        "https://www.microsoft.com/en-us/download/details.aspx?id=52419 (ParlAI has a copy, "
+        "http://parl.ai/downloads/wikiqa/wikiqa.tar.gz, sha256 "
+        "9bb8851dfa8db89a209480e65a3d8967d8bbdf94d5d17a364c0381b0b7609412), unpack it and give the folder with "
+        "WikiQA-train.tsv, WikiQA-dev.tsv and WikiQA-test.tsv as --data-files"
+    )
+
     def read(self, split):
         name = "dev" if split == "valid" else split
-        try:
-            path = self.path(f"WikiQA-{name}.tsv")
-        except ValueError:
+        path = self.path(f"WikiQA-{name}.tsv", f"{name}/id.txt")
+        if path.name.startswith("id.txt"):
             return examples(self.tokens(name))
         return examples(answer for answer in self.rows(path, parse) if answer)
 
     def tokens(self, name: str) -> Iterator[Answer]:
-        """The rows of the four files that go together line by line."""
+        """Read the four files whose lines belong together."""
         files = [self.path(f"{name}/{file}") for file in ("id.txt", "a.toks", "b.toks", "sim.txt")]
         columns = [list(self.rows(file, str.strip)) for file in files]
         if len({len(column) for column in columns}) > 1:
@@ -60,7 +65,7 @@ class WikiqaTeacher(ResponseTeacher):
 
 
 def parse(line: str) -> Answer | None:
-    """A row of the official file; None for its header."""
+    """Parse a row of the official file. Returns None for its header."""
     if line == HEADER:
         return None
     question_id, question, _, _, _, text, label = columns(line, 7)
@@ -68,13 +73,14 @@ def parse(line: str) -> Answer | None:
 
 
 def is_right(label: str) -> bool:
+    """Parse a label. Raises ValueError if it is neither 0 nor 1."""
     if label not in ("0", "1"):
         raise ValueError(f"the label is 0 or 1, got {label!r}")
     return label == "1"
 
 
 def examples(answers: Iterable[Answer]) -> Iterator[Example]:
-    """One example a question, in the order of the file; what has no right answer is left out."""
+    """Make an example of every question that has a right answer, in the order of the file."""
     questions: dict[str, list[Answer]] = {}
     for answer in answers:
         questions.setdefault(answer.question_id, []).append(answer)

@@ -11,6 +11,7 @@ A download that broke off, or whose process was killed, goes on where it stopped
 it is whole; its sha256 is the table's, or else the one it had when it first came. Proxies are those of the environment.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -56,6 +57,7 @@ class Download:
     members: Sequence[str] = ()  # the files of an archive that are wanted
     archive: bool = False  # unpack it whole
     unpacked: int | None = None  # bytes an archive may take at most; None: a multiple of its own
+    md5: str | None = None  # checked besides the sha256, for publishers who give no other digest
 
     @property
     def packed(self) -> bool:
@@ -184,10 +186,9 @@ def _record(file: Download, path: Path) -> None:
     """Check the digest of a file that is there, and remember it."""
     notes, digest = _beside(path, "json"), sha256(path)
     wanted = file.sha256 or _read(notes).get("sha256")
-    if wanted not in (None, digest):
-        raise DownloadError(
-            f"{path} has sha256 {digest}, not {wanted}: it was changed. Delete it, and it comes again from {file.url}"
-        )
+    fault = f"sha256 {digest}, not {wanted}" if wanted not in (None, digest) else _md5_fault(file, path)
+    if fault:
+        raise DownloadError(f"{path} has {fault}: it was changed. Delete it, and it comes again from {file.url}")
     write_text(notes, json.dumps({"url": file.url, "sha256": digest, **_state(path)}))
 
 
@@ -209,7 +210,19 @@ def _get(file: Download, path: Path) -> None:
         part.unlink()
         ways = f"put the right one at {path}" + ("" if file.sha256 else f", or delete {first} to accept the new one")
         raise DownloadError(f"{file.url} was changed at its source: its sha256 is {digest}, not {wanted}; {ways}")
+    if fault := _md5_fault(file, part):
+        part.unlink()
+        raise DownloadError(f"{file.url} was changed at its source: it has {fault}; put the right one at {path}")
     os.replace(part, path)
+
+
+def _md5_fault(file: Download, path: Path) -> str:
+    """Compare the md5 of a file with the table's. Returns what is wrong, or nothing."""
+    if file.md5 is None:
+        return ""
+    with path.open("rb") as data:
+        digest = hashlib.file_digest(data, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return "" if digest == file.md5 else f"md5 {digest}, not {file.md5}"
 
 
 def _attempts(file: Download, path: Path, part: Path, notes: Path) -> bool:
