@@ -72,6 +72,7 @@ def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin
         "margin": margin,
     }
     part = Path(f"{path}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     done = _resume(part, made_with)
     with part.open("a", encoding="utf-8") as file:
         lines = _mined(model, turns[done:], responses, ids, count, margin)
