@@ -46,6 +46,7 @@ def patch_distributed(distributed) -> None:
 
     This patch can go when ParlAI chooses the backend by the machine.
     """
+    import builtins
     import copy
     from contextlib import contextmanager
 
@@ -64,18 +65,23 @@ def patch_distributed(distributed) -> None:
 
     @contextmanager
     def distributed_context(rank, opt, rank_offset=0, gpu=None, init_method="tcp://localhost:61337"):
+        from poly_agents import process_group
+
         rank += rank_offset
         opt = copy.deepcopy(opt)
         opt.update(rank=rank, gpu=-1)
         opt["override"] = {**opt.get("override", {}), "gpu": -1}
         prefix = f"rank:{rank:3d} |" if rank or opt.get("verbose") else None
-        with distributed.override_print(bool(rank) and not opt.get("verbose"), prefix):
-            dist.init_process_group("gloo", init_method, world_size=opt["distributed_world_size"], rank=rank)
-            torch.manual_seed(42)  # as ParlAI does
-            try:
+        own_print = builtins.print
+        try:
+            with (
+                distributed.override_print(bool(rank) and not opt.get("verbose"), prefix),
+                process_group.joined("gloo", init_method, opt["distributed_world_size"], rank),
+            ):
+                torch.manual_seed(42)  # as ParlAI does
                 yield opt
-            finally:
-                dist.destroy_process_group()
+        finally:
+            builtins.print = own_print  # `override_print` forgets this when an exception passes through it
 
     distributed.all_gather_list = all_gather_list
     distributed.distributed_context = distributed_context
@@ -89,11 +95,44 @@ def patch_join(fsdp) -> None:
         fsdp.JoinableTrainLoop.join_device = fsdp.JoinableEvaluator.join_device = torch.device("cpu")
 
 
+def patch_training(script) -> None:
+    """Make `parlai multiprocessing_train` end with an error when one of its processes dies."""
+    script.launch_and_train = launcher(script.multiprocess_train, script.launch_and_train)
+
+
+def patch_evaluation(script) -> None:
+    """Make `parlai multiprocessing_eval` end with an error when one of its processes dies."""
+    script.launch_and_eval = launcher(script.multiprocess_eval, script.launch_and_eval)
+
+
+def launcher(run, launch_of_parlai):
+    """Return a function that starts `run` in several processes and watches them.
+
+    ParlAI's own one waits for a dead process until torch gives up after half an hour, and picks a port that another
+    program can take before it is used. It stays in place where there is a GPU: NCCL has watchdogs of its own.
+    """
+
+    def launch(opt, port=None):
+        from functools import partial
+
+        import torch
+
+        from poly_agents import process_group
+
+        if torch.cuda.is_available():
+            return launch_of_parlai(opt, port)
+        return process_group.launch(partial(run, opt=opt), opt["distributed_world_size"], opt.get("port"))
+
+    return launch
+
+
 PATCHES = {
     "parlai.nn.lr_scheduler": patch_plateau,
     "parlai.core.opt": patch_load,
     "parlai.utils.distributed": patch_distributed,
     "parlai.utils.fsdp": patch_join,
+    "parlai.scripts.multiprocessing_train": patch_training,
+    "parlai.scripts.multiprocessing_eval": patch_evaluation,
 }
 
 
