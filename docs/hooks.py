@@ -35,7 +35,7 @@ def included(path: str) -> str:
 
 
 def link(words: str, target: str, folder: PurePosixPath) -> str:
-    """A link of a file in `folder`: to the page that has the same text, to the API reference, or else just its words."""
+    """A link of a file in `folder`: to the page with the same text or the API, or else its words."""
     place = PurePosixPath(*resolved(folder / target))
     if str(place) in PAGES:
         return f"[{words}]({PAGES[str(place)]})"
