@@ -86,6 +86,7 @@ setup(
             "onnxscript>=0.5",
             "onnxruntime>=1.22",
             "pytest>=8",
+            "pytest-timeout>=2.3",  # a test that hangs ends
             "ruff>=0.8",
             "sentence-transformers>=5",
             "pytrec-eval-terrier>=0.5.10",  # trec_eval, which our measures are held against
