@@ -3,10 +3,10 @@ PARLAI := parlai==1.7.2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo chat test bench rankers zoo
+.PHONY: help install demo chat test bench rankers zoo docs docs-serve
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/installed  ## make .venv with the locked versions and this project in it
 
@@ -37,3 +37,9 @@ rankers: install  ## the table of rankers in the README, in about two hours on 2
 
 zoo: install  ## train the models of zoo/ that are this project's own, prepare them for publishing; 40 minutes on 2 cores
 	$(BIN)/python -m poly_agents.zoo.train
+
+docs: install  ## build the documentation in build/site; a dead link or an unknown name fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: install  ## show the documentation at http://127.0.0.1:8000 and follow changes of its pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --no-strict

@@ -96,6 +96,7 @@ setup(
         ],
         "reddit": ["zstandard>=0.22"],  # its dumps are packed so
         "bench": ["matplotlib>=3.8"],  # the plots
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # make docs
     },
     cmdclass={"build_py": BuildWithHook, "editable_wheel": EditableWithHook},
 )
