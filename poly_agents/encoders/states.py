@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from poly_agents.text.tokens import Tokens
 
@@ -71,6 +72,25 @@ def map_tensors(function: Callable[[Tensor], Any], encoded: Any) -> Any:
 def tensors(encoded: Any) -> list[Tensor]:
     """List a tensor, or the tensors of a NamedTuple."""
     return [encoded] if isinstance(encoded, Tensor) else list(encoded)
+
+
+def nbytes(encoded: Any) -> int:
+    """Return the bytes of a tensor, or of the tensors of a NamedTuple.
+
+    >>> nbytes(torch.zeros(2, 3))
+    24
+    """
+    return sum(part.nbytes for part in tensors(encoded))
+
+
+def padded_index(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Make the index that `choose` takes from one list of row numbers a context: [G, C], filled up with -1.
+
+    >>> padded_index([[3, 1], [2]])
+    tensor([[ 3,  1],
+            [ 2, -1]])
+    """
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=-1)
 
 
 def choose(encoded: Any, index: Tensor | None) -> Any:
