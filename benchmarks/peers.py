@@ -99,10 +99,13 @@ class Worker:
 
 
 def run(target: str, *arguments) -> None:
-    """In the new process: this one stays as small as it is, since a child's peak is never told below its parent's."""
-    import sides
+    """Run a function of `sides/serving.py`, in the new process. The process that starts it imports nothing large.
 
-    getattr(sides, target)(*arguments)
+    Linux never reports a child's peak memory as less than its parent's.
+    """
+    from sides import serving
+
+    getattr(serving, target)(*arguments)
 
 
 def measure(job: Job, arguments, folder: Path) -> dict[str, dict]:
@@ -241,7 +244,7 @@ def main() -> None:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        worker = Worker("prepare_in", folder, arguments.quick, arguments.threads)
+        worker = Worker("prepare", folder, arguments.quick, arguments.threads)
         results = worker.receive() | {"quick": arguments.quick, "jobs": {}}
         worker.process.join()
         for what, value in results["differences"].items():
