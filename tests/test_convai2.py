@@ -79,7 +79,7 @@ def test_the_hidden_test_set_is_refused():
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="no variant 'original'; known: no_cands, self, "):
+    with pytest.raises(ValueError, match="no variant 'original'; known: self, self_original, "):
         teacher(FIXTURES, "original")
 
 

@@ -1,6 +1,7 @@
 """DailyDialog and Ubuntu IRC: copies and nicks that would give the right response away."""
 
 import io
+import shutil
 import zipfile
 
 import pytest
@@ -44,6 +45,28 @@ def test_dailydialog_s_official_archive_is_read_as_it_is(tmp_path):
     assert read("dailydialog", "valid", tmp_path) == read("dailydialog", "valid", parts)
 
 
+def test_dailydialog_s_test_split_is_read_without_its_copies(tmp_path):
+    shutil.copytree(FIXTURES / "dailydialog", tmp_path, dirs_exist_ok=True)
+    found = read("dailydialog", "test", tmp_path)
+    assert len(found) == 22 and found[0].context == ["I want a red one ."]
+    with (tmp_path / "dialogues_train.txt").open("a") as train:
+        train.write("so ! __eou__ I want a red one . __eou__ The red ones are over there . __eou__\n")
+    assert [example.context for example in read("dailydialog", "test", tmp_path)] == [e.context for e in found[1:]]
+
+
+@pytest.mark.parametrize("split", ["train:ordered", "valid", "test"])
+def test_dailydialog_s_files_of_parlai_are_read_too(split):
+    assert read("dailydialog", split, FIXTURES / "dailydialog/parlai") == read(
+        "dailydialog", split, FIXTURES / "dailydialog"
+    )
+
+
+def test_a_bad_line_of_parlai_s_dailydialog_is_named(tmp_path):
+    folder = spoil(FIXTURES / "dailydialog/parlai", "train.json", '{"dialogue": [{"emotion": "happiness"}]}', tmp_path)
+    with pytest.raises(ValueError, match=r"train\.json:3: there is no 'text'"):
+        read("dailydialog", "train:ordered", folder)
+
+
 def test_a_dialogue_without_an_end_is_named(tmp_path):
     pack(tmp_path, train="Hi ! __eou__ Hello . __eou__\nHi ! __eou__ Hello .\n")
     with pytest.raises(ValueError, match=r"train\.zip/train/dialogues_train\.txt:2: a dialogue ends in __eou__"):
@@ -82,6 +105,15 @@ def test_ubuntu_irc_follows_the_annotated_replies(monkeypatch):
     ]
     whole = read("ubuntu_irc", "valid", FIXTURES / "ubuntu_irc/logs", ubuntu_irc_nicks=True)
     assert [example.response for example in whole][3:] == ["kim - then plug it in", "Lee"]
+
+
+def test_ubuntu_irc_s_logs_have_a_test_split(monkeypatch):
+    monkeypatch.setattr("poly_agents.tasks.ubuntu_irc.draw_candidates", lambda examples, seed: examples)
+    found = read("ubuntu_irc", "test", FIXTURES / "ubuntu_irc/logs")
+    assert [(example.context, example.response) for example in found] == [
+        (["where are the logs?"], "in /var/log"),
+        (["where are the logs?", "in /var/log"], "thanks"),
+    ]
 
 
 def test_ubuntu_irc_takes_the_nicks_from_the_head_of_a_message():

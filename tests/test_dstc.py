@@ -1,6 +1,7 @@
-"""DSTC7 and DSTC8: ParlAI's examples and candidates, and what ParlAI does not read."""
+"""DSTC7 and DSTC8: the examples and candidates of ParlAI, and the files that ParlAI does not read."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,84 @@ def test_advising_may_have_no_right_candidate(kind, name, datatype):
         ]
 
 
+def test_advising_is_read_under_the_organisers_names_and_has_two_test_sets():
+    folder = FIXTURES / "dstc7" / "official"
+    first, second = teacher(folder, "advising", "train:ordered").examples
+    assert (first.response, second.response) == ("then take 281", "why not 281?")
+    (valid,) = teacher(folder, "advising").examples
+    assert valid.response == "then take 281" and valid.candidate_ids[valid.candidates.index(valid.response)] == 500
+    (case_1,) = teacher(folder, "advising", "test").examples
+    assert (case_1.id, case_1.response) == (4, "why not 281?")
+    case_2 = teacher(folder, "advising_case_2", "test").examples
+    assert [(e.response, e.others) for e in case_2] == [
+        ("then take 281", []),
+        ("why not 281?", ["then take 281"]),  # two ids, the utterances are those of the candidates
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["advising.scenario-1.train.json", "advising.scenario-1.train.json/may30.train.scenario-1.json"]
+)
+def test_advising_s_train_file_has_several_names(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(FIXTURES / "dstc7/official/may30.train.scenario-1.json", path)
+    assert len(teacher(tmp_path, "advising", "train:ordered").examples) == 2
+
+
+def test_subtask_2_s_pool_has_two_names(tmp_path):
+    shutil.copy(FIXTURES / "dstc7/ubuntu_dev_subtask_2.json", tmp_path)
+    shutil.copy(FIXTURES / "dstc7/ubuntu_candidates_subtask_2.tsv", tmp_path / "subtask_2_candidates.tsv")
+    assert teacher(tmp_path, "subtask_2").examples == teacher(FIXTURES / "dstc7", "subtask_2").examples
+
+
+def test_an_answer_that_is_no_candidate_and_not_written_out_is_named(tmp_path):
+    shutil.copy(FIXTURES / "dstc7/official/test.blind.scenario-1.json", tmp_path)
+    answers = tmp_path / "advising.scenario-1.test.json.answers-case1.tsv"
+    answers.write_text("4\t777\n")
+    with pytest.raises(ValueError, match=r"example 1: the right answer '777' is not among the candidates"):
+        teacher(tmp_path, "advising", "test")
+    answers.write_text("5\t500\n")
+    with pytest.raises(ValueError, match=r"example 1: there is no '4'"):
+        teacher(tmp_path, "advising", "test")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "datatype"), [("", "valid"), ("", "test"), ("subtask_2", "valid"), ("advising", "test")]
+)
+def test_dstc8_s_folders_may_be_taken_off(tmp_path, depth, name, datatype):
+    whole = FIXTURES / "dstc8"
+    for path in (path for path in whole.rglob("*") if path.is_file()):
+        inside = path.relative_to(whole)
+        to = tmp_path.joinpath(*inside.parts[min(depth, len(inside.parts) - 1) :])
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    found = teacher(tmp_path, name, datatype, Dstc8Teacher).examples
+    assert len(found) == 2 and found == teacher(whole, name, datatype, Dstc8Teacher).examples
+
+
+def test_dstc8_s_test_set_may_be_renamed(tmp_path):
+    shutil.copy(
+        FIXTURES / "dstc8/DSTC8_TESTDATA/Task_1/task-1.ubuntu.test.blind.json", tmp_path / "task-1.ubuntu.test.json"
+    )
+    shutil.copy(
+        FIXTURES / "dstc8/DSTC8_TESTDATA_GROUNDTRUTH/ubuntu-task-1.txt", tmp_path / "task-1.ubuntu.responses.tsv"
+    )
+    found = teacher(tmp_path, "", "test", Dstc8Teacher).examples
+    assert found == teacher(FIXTURES / "dstc8", "", "test", Dstc8Teacher).examples
+
+
+def test_dstc8_s_answers_need_no_utterances(tmp_path):
+    shutil.copytree(FIXTURES / "dstc8", tmp_path, dirs_exist_ok=True)
+    answers = tmp_path / "DSTC8_TESTDATA_GROUNDTRUTH" / "ubuntu-task-1.txt"
+    answers.write_text(
+        "".join("\t".join(line.split("\t")[:2]).strip() + "\n" for line in answers.read_text().splitlines())
+    )
+    found = teacher(tmp_path, "", "test", Dstc8Teacher).examples
+    assert found == teacher(FIXTURES / "dstc8", "", "test", Dstc8Teacher).examples
+
+
 def test_dstc8_s_subtask_2_has_a_section_of_the_channel():
     first, second = teacher(FIXTURES / "dstc8", "subtask_2", "valid", Dstc8Teacher).examples
     assert first.context[:2] == [
@@ -198,7 +277,7 @@ def test_an_answer_outside_the_pool_and_an_unknown_variant_are_refused(tmp_path)
     for name in ("ubuntu_dev_subtask_2.json", "ubuntu_candidates_subtask_2.tsv"):
         text = (FIXTURES / "dstc7" / name).read_text()
         (tmp_path / name).write_text(text.replace("P6", "P6 and no tab\nP7") if name.endswith("tsv") else text)
-    with pytest.raises(ValueError, match=r"candidates_subtask_2\.tsv:7: at least 2 columns parted by tabs, got 1"):
+    with pytest.raises(ValueError, match=r"candidates_subtask_2\.tsv:7: at least 2 columns separated by tabs, got 1"):
         teacher(tmp_path, "subtask_2")
     (tmp_path / "ubuntu_candidates_subtask_2.tsv").write_text("P1\treboot once more\n")
     with pytest.raises(ValueError, match=r"subtask_2\.json: example 1: the right answer is not in the pool"):

@@ -85,6 +85,18 @@ def test_dailydialogpp_s_variants_differ_in_the_wrong_responses(name, wrong):
     assert all(e.response in e.candidates and "far 0 " not in e.candidates for e in train)
 
 
+def test_dailydialogpp_s_contexts_without_adversarial_responses_are_for_training():
+    train = examples(DailydialogppTeacher, FIXTURES / "dailydialogpp", "positives", "train:ordered")
+    assert [e.response for e in train] == [
+        *(f"{context} right {i}" for context in "abc" for i in range(5)),
+        *("d right 0", "d right 1"),
+    ]
+    assert train[10].context == ["is it far ?", "ten minutes ."]
+    assert all(e.candidates is None and not e.others for e in train)
+    plain, positives = (examples(DailydialogppTeacher, FIXTURES / "dailydialogpp", name) for name in ("", "positives"))
+    assert plain == positives
+
+
 def test_a_bad_line_of_dailydialogpp_is_named(tmp_path):
     row = json.loads((FIXTURES / "dailydialogpp" / "dev.json").read_text())
     (tmp_path / "dev.json").write_text("\n".join(map(json.dumps, [row, row | {"positive_responses": []}, {}])))

@@ -1,6 +1,8 @@
 """The common format of Ubuntu v1, Douban, E-commerce and RRS; Ubuntu v2's CSV against ParlAI's teacher."""
 
+import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,16 @@ def test_every_split_of_every_benchmark_is_read(kind, name, splits):
             assert not kind.segmented or not re.search(r"[\u4e00-\u9fff] | [\u4e00-\u9fff]", example.response)
 
 
+@pytest.mark.parametrize(("kind", "name"), [(EcommerceTeacher, "ecommerce"), (RrsTeacher, "rrs")])
+def test_the_folder_that_an_archive_unpacks_to_is_taken_with_or_without_its_name(tmp_path, kind, name):
+    (inside,) = (FIXTURES / name).iterdir()
+    assert inside.name == kind.folder
+    shutil.copytree(inside, tmp_path, dirs_exist_ok=True)
+    for datatype in ("train:ordered", "valid", "test"):
+        found = teacher(kind, tmp_path, datatype).examples
+        assert found == teacher(kind, FIXTURES / name, datatype).examples == teacher(kind, inside, datatype).examples
+
+
 def test_training_contexts_may_follow_themselves():
     first, second, third = teacher(DoubanTeacher, FIXTURES / "douban", "train:ordered").examples
     assert second.context == third.context != first.context
@@ -59,7 +71,7 @@ def test_training_contexts_may_follow_themselves():
 
 
 def test_rrs_s_graded_test_set_holds_the_grades_of_three_judges():
-    def graded(datatype, folder=FIXTURES / "rrs", **options):
+    def graded(datatype, folder=FIXTURES / "rrs" / "restoration-200k", **options):
         opt = {"task": "poly_agents:rrs:graded", "datatype": datatype, "batchsize": 1, "data_files": str(folder)}
         return RrsTeacher(Opt(opt | options))
 
@@ -174,6 +186,14 @@ def test_ubuntu_v2_s_wrong_responses_are_left_out_of_training_and_bad_rows_named
         teacher(UbuntuV2Teacher, tmp_path, "train:ordered")
     examples = teacher(UbuntuV2Teacher, tmp_path, "train:ordered", skip_bad_rows=True).examples
     assert [(e.context, e.response) for e in examples] == [(["a"], "yes"), (["b", "b"], "fine")]
+
+
+def test_ubuntu_v2_s_fields_may_be_long(tmp_path, monkeypatch):
+    before = csv.field_size_limit(1000)
+    (tmp_path / "train.csv").write_text(f"Context,Utterance,Label\n{'a ' * 100_000}__eot__,yes,1\n")
+    (example,) = teacher(UbuntuV2Teacher, tmp_path, "train:ordered").examples
+    assert len(example.context[0]) == 199_999
+    csv.field_size_limit(before)
 
 
 def test_ubuntu_v2_s_candidates_are_drawn_once_and_for_all():

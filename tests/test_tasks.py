@@ -10,8 +10,9 @@ from parlai.core.opt import Opt
 
 from poly_agents import tasks
 from poly_agents.tasks import chitchat
+from poly_agents.tasks.examples import Example, draw_candidates, normalized
 from poly_agents.tasks.jsonl import JsonlTeacher
-from poly_agents.tasks.response import Example, ResponseTeacher, draw_candidates, normal
+from poly_agents.tasks.response import ResponseTeacher
 
 
 def teacher(**options) -> chitchat.ChitchatTeacher:
@@ -64,7 +65,7 @@ def test_chitchat_s_candidates_hold_the_response_once_and_nothing_alike():
         for example in chitchat.examples(split, 2)[::37]:
             assert len(example.candidates) == 20
             assert example.candidates.count(example.response) == 1
-            assert len({normal(text) for text in example.candidates}) == 20
+            assert len({normalized(text) for text in example.candidates}) == 20
 
 
 def test_the_response_stands_anywhere_among_its_candidates():
