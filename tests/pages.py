@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[list[str]]:
-        """The command lines of a console block, split into words as a shell does."""
+        """The command lines of a sh block, split into words as a shell does."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 

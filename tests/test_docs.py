@@ -28,7 +28,7 @@ from tests.conftest import make_encoder, make_encoder_decoder, text
 from tests.data import FIXTURES
 from tests.pages import MARKS, PAGES, ROOT, TOP, Block, anchors, blocks, links
 
-LANGUAGES = {"console", "python", "text", "json"}
+LANGUAGES = {"sh", "python", "text", "json"}
 # What is added to a command, so that it takes no more than a second or two; the last flag of a name counts.
 SHORTER = {
     "train_model": "--max-train-steps 2 -bs 4 --validation-max-exs 4 --short-final-eval true --loglevel error",
@@ -184,7 +184,7 @@ def test_every_command_and_python_block_works(page, small, tmp_path, monkeypatch
         try:
             if block.title:
                 write_file(block)
-            elif block.language == "console":
+            elif block.language == "sh":
                 for words in block.commands:
                     monkeypatch.setattr("sys.stdin", io.StringIO("hello how are you\n[EXIT]\n"))
                     run_command(words, block, bert, t5)

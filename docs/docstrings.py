@@ -1,0 +1,53 @@
+"""Show three habits of this project as they are meant, in the API reference.
+
+>>> 1 + 1                              a doctest becomes a block of Python
+Source   the archive's address         such lines together become a block of text
+codes: int = option(64, "how many")    a field of an options class shows its flag, default and help
+"""
+
+import ast
+import re
+
+from griffe import Attribute, Docstring, ExprCall, Extension, Object
+
+FACT = re.compile(r"^[A-Z`][\w`. ]*\S? {2,}\S")
+
+
+class Blocks(Extension):
+    """A griffe extension: it changes docstrings before they become Markdown."""
+
+    def on_object(self, *, obj: Object, **_) -> None:
+        """Fence the blocks of one object's docstring."""
+        if obj.docstring:
+            obj.docstring.value = fenced(obj.docstring.value)
+
+    def on_attribute(self, *, attr: Attribute, **_) -> None:
+        """Document a field that was declared by `option(default, help, ...)`."""
+        if isinstance(attr.value, ExprCall) and str(attr.value.function) == "option":
+            default, words, *_ = (str(argument) for argument in attr.value.arguments)
+            flag = "--" + attr.name.replace("_", "-")
+            attr.value = default
+            attr.docstring = Docstring(f"`{flag}`: {ast.literal_eval(words)}", parent=attr)
+
+
+def fenced(text: str) -> str:
+    """Put fences around paragraphs that are doctests or lists of facts.
+
+    >>> fenced("Add.\\n\\n>>> 1 + 1\\n2").splitlines()
+    ['Add.', '', '```pycon', '>>> 1 + 1', '2', '```']
+    """
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(f"```{kind(part)}\n{part}\n```" if kind(part) else part for part in paragraphs)
+
+
+def kind(paragraph: str) -> str:
+    """The language of a paragraph that belongs into a fence, or nothing.
+
+    >>> kind("Source   a package\\nLicence  MIT"), kind("A sentence.")
+    ('text', '')
+    """
+    lines = paragraph.strip("\n").splitlines()
+    if lines and lines[0].startswith(">>> "):
+        return "pycon"
+    facts = [line for line in lines if FACT.match(line)]
+    return "text" if len(facts) > 1 and all(line in facts or line.startswith("  ") for line in lines) else ""
