@@ -1,6 +1,7 @@
-"""What MkDocs does to a page before it renders it: put other Markdown files of the project in, and mend their links.
+"""What MkDocs does besides rendering the pages: write the API reference, and put other files of the project in.
 
-A line `<!-- include: PATH -->` is replaced by the file at PATH, counted from the root of the project.
+A line `<!-- include: PATH -->` is replaced by the file at PATH, counted from the root of the project. The reference has
+a page for each folder, with every module of it, so a new file is there by itself.
 """
 
 import re
@@ -15,8 +16,39 @@ LINK = re.compile(r"\[([^\]]*)\]\(((?!https?:|#)[^)]+)\)")
 PAGES = {"tasks/README.md": "data-sets.md", "zoo/README.md": "zoo.md", "README.md": "index.md"}
 
 
+REFERENCE = {  # page -> the folder it is about, and what that holds
+    "poly_agents": ("poly_agents", "What you import first, and the modules that belong to no folder."),
+    "text": ("poly_agents/text", "Text to ids, ids to tokens."),
+    "encoders": ("poly_agents/encoders", "Tokens to states."),
+    "scoring": ("poly_agents/scoring", "States to scores: the contract of every ranker, formulas, heads."),
+    "rankers": ("poly_agents/rankers", "One system a file: paper, formula, options, model."),
+    "candidates": (
+        "poly_agents/candidates",
+        "Pools of candidates in memory, in a store, in Milvus; and the search in them.",
+    ),
+    "evaluation": ("poly_agents/evaluation", "Measures, ranks and submissions."),
+    "learning": ("poly_agents/learning", "The training step, losses, negatives, distillation."),
+    "models": ("poly_agents/models", "Opening, building and using models without ParlAI."),
+    "pretrained": ("poly_agents/pretrained", "What others trained."),
+    "files": ("poly_agents/files", "Atomic writes, checked downloads, archives, the format of a model file."),
+    "export": ("poly_agents/export", "Models as other libraries open them."),
+    "agents": ("poly_agents/agents", "The one folder that knows ParlAI."),
+    "tasks": ("tasks", "Data sets. Installed as `poly_agents.tasks`."),
+    "zoo": ("zoo", "Checkpoints by name. Installed as `poly_agents.zoo`."),
+}
+
+
+def reference(title: str, folder: str, words: str) -> str:
+    """A page of the API reference: every public module of a folder, the folder's own first."""
+    paths = [path for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("_")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(paths)]
+    return "\n\n".join([f"# {title}", words, *(f"::: {name}" for name in (folder.replace("/", "."), *names)), ""])
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the plots of the benchmarks to the pictures, so that they need not lie in two places."""
+    """Add the API reference, and the plots of the benchmarks, which need not lie in two places."""
+    for name, (folder, words) in REFERENCE.items():
+        files.append(File.generated(config, f"api/{name}.md", content=reference(name, folder, words)))
     for plot in sorted((ROOT / "benchmarks/results").glob("*.png")):
         files.append(File.generated(config, f"images/{plot.name}", abs_src_path=str(plot)))
     return files

@@ -6,6 +6,7 @@ parsed by ParlAI's own parser, so a flag or a task that does not exist fails as 
 """
 
 import doctest
+import importlib.util
 import io
 import json
 import re
@@ -245,6 +246,15 @@ def test_the_pictures_are_those_that_the_script_draws(monkeypatch):
     drawn = pictures.pictures()
     assert len(drawn) == 10
     assert [path.name for path, picture in drawn.items() if path.read_text(encoding="utf-8") != picture] == []
+
+
+@pytest.mark.parametrize("name", ["hooks", "docstrings"])
+def test_the_examples_of_the_build_s_own_code_hold(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 @pytest.fixture(scope="module")
