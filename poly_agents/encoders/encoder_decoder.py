@@ -62,12 +62,12 @@ class EncoderDecoder(Backbone):
         return cls(model, dtype)
 
     @classmethod
-    def blank(cls, config, dtype, kept=torch.float32):
+    def blank(cls, config, dtype, stored=torch.float32):
         from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
         refuse_others(config["model_type"], "the model file")
         config = AutoConfig.for_model(**config)
-        model = AutoModelForSeq2SeqLM.from_config(config, dtype=kept, attn_implementation=attention())
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=stored, attn_implementation=attention())
         if not config.tied_output:  # transformers 5 ties every T5 that it makes
             model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         else:

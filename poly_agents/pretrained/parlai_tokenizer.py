@@ -251,7 +251,7 @@ def as_read(word: str) -> str:
 def characters(pattern: str) -> str:
     """All characters that Python's `re` finds, as ranges for another engine's."""
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
-    runs = (run.positions_needed() for run in re.finditer(f"{pattern}+", everything))
+    runs = (run.span() for run in re.finditer(f"{pattern}+", everything))
     return "".join(f"\\x{{{start:X}}}-\\x{{{end - 1:X}}}" for start, end in runs)
 
 

@@ -62,7 +62,7 @@ class CrossRanker(Ranker):
     def score_encoded(self, contexts: Tokens, kept: Tokens) -> Tensor:
         shape = len(contexts.ids), kept.ids.shape[1]
         pairs = torch.cartesian_prod(*(torch.arange(n, device=contexts.ids.device) for n in shape))  # [B * C, 2]
-        return torch.cat([self.score_pairs(prepared, kept, part) for part in pairs.split(PAIRS)]).view(shape)
+        return torch.cat([self.score_pairs(contexts, kept, part) for part in pairs.split(PAIRS)]).view(shape)
 
     def score_pairs(self, contexts: Tokens, kept: Tokens, pairs: Tensor) -> Tensor:
         """Scores [N] of N pairs (row of the contexts, column of the candidates)."""

@@ -118,7 +118,7 @@ class Ed2lmRanker(Ranker):
         return self.states(candidates) if self.encodes_candidates else candidates
 
     def score_encoded(self, contexts: Tokens, kept: TokenStates | Tokens) -> Tensor:
-        return self.read(prepared, kept, self.reduce).squeeze(-1)
+        return self.read(contexts, kept, self.reduce).squeeze(-1)
 
     def training_loss(self, contexts, kept, index, labels):
         options = self.options

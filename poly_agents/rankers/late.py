@@ -80,7 +80,7 @@ class LateRanker(Ranker):
         return self.vectors(self.context_encoder, self.frame.wrap_context(contexts))
 
     def score_encoded(self, contexts: TokenStates, kept: TokenStates) -> Tensor:
-        scores = maths.maxsim(*prepared, *kept)  # [B, C]
+        scores = maths.maxsim(*contexts, *kept)  # [B, C]
         if not self.options.late_scale:
             return scores
         return scores * (self.options.late_scale / contexts.mask.sum(-1, keepdim=True))

@@ -107,7 +107,7 @@ class MixRanker(Ranker):
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        layers = read(self.context_encoder)
+        layers = read(self.context_encoder.model)
         self.layers = options.layers(len(layers))
         self.interactions = nn.ModuleList(Interaction(layers[number - 1]) for number in self.layers)
         if options.mix_strategy == "codes":
@@ -137,7 +137,7 @@ class MixRanker(Ranker):
         """Run the contexts up to the last interaction layer's door; what each such layer sees of them."""
         framed = self.frame.wrap(contexts)
         encoder, doors = self.context_encoder, [number - 1 for number in self.layers]
-        layers, seen = read(encoder), []
+        layers, seen = read(encoder.model), []
         with encoder.autocast(framed.ids.device):
             hidden = by_length(lambda part: torch.stack(encoder.hidden(part, doors), 2), framed)  # [B, L, J, D]
             for number, entering in zip(doors, hidden.unbind(2), strict=True):
@@ -149,10 +149,10 @@ class MixRanker(Ranker):
     def score_encoded(self, contexts: list[KeysValues], kept: Tensor) -> Tensor:
         with self.context_encoder.autocast(kept.device):
             if torch.is_grad_enabled():
-                return self.interact(kept, prepared)
-            size = prepared[0].keys.shape[:3].numel() * (1 + kept.shape[2])  # weights of one candidate
+                return self.interact(kept, contexts)
+            size = contexts[0].keys.shape[:3].numel() * (1 + kept.shape[2])  # weights of one candidate
             slices = kept.split(max(1, WEIGHTS // size), dim=1)
-            return torch.cat([self.interact(part, prepared) for part in slices], -1)  # [B, C]
+            return torch.cat([self.interact(part, contexts) for part in slices], -1)  # [B, C]
 
     def interact(self, kept: Tensor, contexts: list[KeysValues]) -> Tensor:
         """Scores [B, C] of kept candidates [G, C, K, D]."""

@@ -74,7 +74,7 @@ class PolyRanker(Ranker):
 
     def score_encoded(self, contexts: Views | TokenStates, kept: Tensor) -> Tensor:
         if isinstance(contexts, TokenStates):
-            return self.attention.score(prepared, kept)  # [B, C]
+            return self.attention.score(contexts, kept)  # [B, C]
         return maths.poly(contexts.vectors, kept, contexts.mask, contexts.scale)  # [B, C]
 
     def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:

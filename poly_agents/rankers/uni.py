@@ -71,7 +71,7 @@ class UniRanker(Ranker):
                 f"a context has {most} candidates, --uni-pool allows {self.options.uni_pool}; rank the best of another "
                 "system, give fewer (-ecands inline, or a shorter -fcp FILE), or raise --uni-pool if memory allows"
             )
-        framed = self.frame.wrap(prepared)
+        framed = self.frame.wrap(contexts)
         pools = Tokens(*(part.expand(len(framed.ids), -1, -1) for part in kept))  # [B, C, L']
         budget = token_budget(framed.ids.device)
         rows = max(1, budget // (framed.mask.shape[1] + kept.mask[0].numel()))
@@ -86,9 +86,9 @@ class UniRanker(Ranker):
         after = context.mask.sum(-1)[:, None, None] + places(candidates)  # [B, C, L']
         far = context.ids, places(context), context.segments
         near = candidates.ids, after, candidates.segments
-        inputs = (real.pack(*pair).unsqueeze(0) for pair in zip(far, near, strict=True))  # [1, T] each
+        ids, positions, segments = (real.pack(*pair).unsqueeze(0) for pair in zip(far, near, strict=True))  # [1, T]
         with encoder.autocast(context.ids.device):
-            states = layers.embed(encoder.model, *inputs).squeeze(0)  # [T, D]
+            states = layers.embed(encoder.model, ids, positions, segments if encoder.segments else None).squeeze(0)  # [T, D]
             for layer in self.layers:
                 states = arrow(layer, states, real, dropout)
         _, tokens = real.unpack(states.float())  # [B, C, L', D]
