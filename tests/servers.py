@@ -1,4 +1,4 @@
-"""Servers on this machine: one of files that misbehaves, and a hub with the routes that HuggingFace's client uses."""
+"""Servers on this machine: one whose files break off and change, and a hub for HuggingFace's client."""
 
 import base64
 import hashlib
@@ -11,12 +11,18 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from huggingface_hub import constants
+
 DATA = bytes(i * i % 251 for i in range(100_003))
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 class Files(BaseHTTPRequestHandler):
-    """`/data` and its ill-behaved kin, by the first part of the path; `server.asked` keeps what was asked for."""
+    """Answers `/KIND/REST` with `server.files[REST]`, or else with `server.data`. KIND says how it misbehaves.
+
+    `data` behaves; `moved`, `gone`, `forbidden`, `busy` and `page` are answers that a server may give; `breaks`,
+    `rangeless`, `short` and `slow` are ways to send a file. `server.asked` lists KIND and range of every request.
+    """
 
     def do_GET(self):
         server, (kind, _, rest) = self.server, self.path.strip("/").partition("/")
@@ -66,7 +72,10 @@ class Files(BaseHTTPRequestHandler):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Repositories `server.repos`, ORG/NAME -> file -> bytes, with one commit each, their digest."""
+    """A hub with the routes that HuggingFace's client uses.
+
+    `server.repos` maps ORG/NAME to file to bytes. A repository has one commit, a digest of its files.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -135,19 +144,21 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def commit(files: dict[str, bytes]) -> str:
+    """Return the commit of a repository."""
     return hashlib.sha1(
         repr(sorted((name, len(data), data[-64:]) for name, data in files.items())).encode()
     ).hexdigest()
 
 
 def blob(name: str, data: bytes) -> str:
-    """What a hub calls a file: the sha256 of a large one, git's sha1 of others."""
+    """Return the name of a file on a hub: sha256 for large files, git's sha1 for others."""
     if name.endswith(".safetensors"):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def entry(name: str, data: bytes) -> dict:
+    """Describe a file as the hub does."""
     oid = blob(name, data)
     lfs = {"lfs": {"oid": oid, "size": len(data), "pointerSize": 130}} if len(oid) == 64 else {}
     return {"type": "file", "path": name, "size": len(data), "oid": oid[:40], **lfs}
@@ -155,7 +166,7 @@ def entry(name: str, data: bytes) -> dict:
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], **state) -> Iterator[ThreadingHTTPServer]:
-    """A server with `state` as its attributes, its address as `url`."""
+    """Run a server in a thread, with `state` as its attributes and its address as `url`."""
     found = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     vars(found).update(state, asked=[], url=f"http://127.0.0.1:{found.server_port}")
     found.handle_error = lambda *arguments: None  # a client that hangs up is what is tested
@@ -165,3 +176,15 @@ def serving(handler: type[BaseHTTPRequestHandler], **state) -> Iterator[Threadin
     finally:
         found.shutdown()
         found.server_close()
+
+
+@contextmanager
+def serving_hub(monkeypatch, cache) -> Iterator[ThreadingHTTPServer]:
+    """Run a hub and make HuggingFace's client use it. The client reads the environment only when it is imported."""
+    with serving(Hub, repos={}, damaged={}, agents=set()) as found:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield found

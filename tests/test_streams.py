@@ -1,6 +1,5 @@
 """`:stream`: the same examples as without, read when they are asked for."""
 
-import doctest
 import json
 import tracemalloc
 from itertools import islice
@@ -243,32 +242,7 @@ def test_two_tasks_are_streamed_together(options, data):
     TrainModel.main(**given, num_epochs=1, validation_max_exs=5, short_final_eval=True)
 
 
-# --- formats ----------------------------------------------------------------------------------------------------------
-
-
-def test_examples_in_the_documentation_hold():
-    assert doctest.testmod(response).failed == 0
-
-
 @pytest.mark.parametrize("datatype", ["train:ordered", "valid", "valid:stream"])
 def test_speakers_are_the_same_in_training_and_evaluation(data, datatype):
     plain, named = (teacher(data, datatype, speakers=on).act()["text"].split("\n") for on in (False, True))
     assert named == [f"B: {plain[0]}", f"A: {plain[1]}"]
-
-
-def test_a_task_downloads_what_its_table_says(tmp_path, monkeypatch):
-    import poly_agents.tasks.jsonl as module
-    from poly_agents.files.download import Elsewhere
-
-    monkeypatch.setattr(module, "FILES", [Elsewhere("a.txt", "https://example.org", "it is not free")], raising=False)
-    found = teacher(tmp_path, "train:stream", datapath=str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"a.txt cannot be downloaded: it is not free. Get it from https://example.org"
-    ):
-        found.path("a.txt")
-    folder = tmp_path / "poly_agents" / "jsonl"
-    folder.mkdir(parents=True)
-    (folder / "a.txt").write_text("here")
-    assert found.path("a.txt") == folder / "a.txt"
-    with pytest.raises(ValueError, match="needs --data-files: the folder that holds a"):
-        teacher(tmp_path, "train:stream").path("a.txt")

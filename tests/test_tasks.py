@@ -1,6 +1,8 @@
 """The data sets: the same examples and candidates on every machine, and clear words for bad data."""
 
+import doctest
 import hashlib
+import importlib
 import json
 from pathlib import Path
 
@@ -30,6 +32,11 @@ def test_parlai_finds_every_task_with_and_without_a_variant(name):
     kind = load_teacher_module(f"poly_agents:{name}")
     assert kind is load_teacher_module(f"poly_agents:{name}:some:variant")
     assert kind.__module__ == f"poly_agents.tasks.{name}" and issubclass(kind, ResponseTeacher)
+
+
+@pytest.mark.parametrize("name", [*tasks.names(), *sorted(tasks.SHARED)])
+def test_examples_in_the_documentation_hold(name):
+    assert doctest.testmod(importlib.import_module(f"poly_agents.tasks.{name}")).failed == 0
 
 
 def test_a_variant_is_what_follows_the_name():

@@ -1,11 +1,11 @@
-"""Checkpoints by name: what there is (`catalogue`), fetched once and checked, as model files of ours.
+"""Checkpoints by name: listed in `catalogue`, fetched once, checked, and kept as model files of this project.
 
     parlai poly_zoo                                             the list
     parlai eval_model -mf zoo:poly_agents/NAME/model -t TASK    fetched on first use
     poly_agents.load("zoo:poly_agents/NAME/model")              the same from plain Python
 
-They are kept in DATAPATH/models/poly_agents/NAME, DATAPATH being ParlAI's (`--datapath`, `PARLAI_DATAPATH`).
-`hub/ORG/NAME` is also a NAME: what `parlai poly_zoo publish --push ORG/NAME` has put on HuggingFace's hub.
+They are kept in DATAPATH/models/poly_agents/NAME; DATAPATH is ParlAI's (`--datapath`, `PARLAI_DATAPATH`).
+`hub/ORG/NAME` is also a NAME: a model that `parlai poly_zoo publish --push ORG/NAME` has put on HuggingFace's hub.
 """
 
 import difflib
@@ -21,35 +21,50 @@ from filelock import FileLock
 from poly_agents.files.atomic import sha256, write_text
 from poly_agents.files.download import DownloadError
 from poly_agents.zoo.catalogue import BACKBONES, ZOO, Entry
-from poly_agents.zoo.sources import OURS, Packaged, Pushed
+from poly_agents.zoo.checks import MODEL_FILES
+from poly_agents.zoo.sources import CANDIDATES, Packaged, Pushed
 
-__all__ = ["BACKBONES", "ZOO", "Entry", "Packaged", "backbone", "fetch", "find", "local"]
+__all__ = ["BACKBONES", "ZOO", "Entry", "Packaged", "backbone", "data_folder", "fetch", "find", "local"]
 PREFIX = "zoo:poly_agents/"
+KEPT = (CANDIDATES, *MODEL_FILES)  # the model last: it is there only if the others are
 
 
 def backbone(name: str) -> str:
-    """What `--backbone NAME` stands for: a folder or file for a name of the zoo, else NAME (a hub name or a folder)."""
+    """Resolve `--backbone NAME`.
+
+    Returns:
+        The folder of a backbone of the zoo, the file of a `zoo:` address, or NAME itself, which then is a folder or a
+        name of HuggingFace's hub.
+    """
     return str(BACKBONES[name].fetch()) if name in BACKBONES else local(name)
 
 
 def find(name: str) -> Entry:
-    """The entry of a name. Raises ValueError with the nearest names where there is none."""
+    """Find the entry of a name. Raises ValueError with the nearest names if there is none."""
     if re.fullmatch(r"hub/[\w-][\w.-]*/[\w-][\w.-]*", name):
         return Entry("", Pushed(name.removeprefix("hub/")))
     if name not in ZOO:
         lower = {known.lower(): known for known in ZOO}
         near = [lower[found] for found in difflib.get_close_matches(name.lower(), lower, 5, 0.5)]
         near = near or [known for known in ZOO if name.lower() in known.lower()]
-        said = f"did you mean {', '.join(near)}?" if near else "`parlai poly_zoo` lists them"
-        raise ValueError(f"there is no checkpoint {name!r} in the zoo; {said}")
+        hint = f"did you mean {', '.join(near)}?" if near else "`parlai poly_zoo` lists them"
+        raise ValueError(f"there is no checkpoint {name!r} in the zoo; {hint}")
     return ZOO[name]
 
 
 def fetch(name: str, datapath: str | Path, check: bool = False) -> Path:
-    """The model file of an entry, DATAPATH/models/poly_agents/NAME/model: made by one process where it is not there.
+    """Return the model file of an entry, DATAPATH/models/poly_agents/NAME/model, and make it if it is not there.
 
-    With `check` what is there is held against what was noted when it came. Raises DownloadError, and ValueError for a
-    name that is not known.
+    One process makes it, others wait.
+
+    Args:
+        name: of an entry, or hub/ORG/NAME.
+        datapath: the folder in which ParlAI keeps its data.
+        check: compare the digests of files that are there with those they had when they were made.
+
+    Raises:
+        DownloadError: something cannot be fetched, or was changed.
+        ValueError: the name is not known.
     """
     entry = find(name)
     folder = Path(datapath, "models", "poly_agents", name)
@@ -67,22 +82,23 @@ def fetch(name: str, datapath: str | Path, check: bool = False) -> Path:
 
 
 def _make(entry: Entry, folder: Path, notes: Path, noted: dict[str, Any]) -> None:
-    """Fill a folder beside, note the digests, and move its files into place, the model last."""
+    """Make a model in a folder beside, write the digests to `notes`, and move its files into place."""
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(exist_ok=True)
-    came = entry.source.make(entry.agent, entry.options, part, noted)
-    files = sorted((path for path in part.iterdir() if path.name.startswith("model")), key=lambda p: p.name == "model")
-    write_text(notes, json.dumps({**came, "files": {path.name: sha256(path) for path in files}}, indent=1))
+    origin = entry.source.make(entry.agent, entry.options, part, noted)
+    names = [name for name in KEPT if (part / name).is_file()]
+    write_text(notes, json.dumps({**origin, "files": {name: sha256(part / name) for name in names}}, indent=1))
     folder.mkdir(exist_ok=True)
-    for path in files:
-        os.replace(path, folder / path.name)
+    for name in names:
+        os.replace(part / name, folder / name)
     for path in part.iterdir():
         path.unlink()
     part.rmdir()
 
 
 def _check(folder: Path, noted: dict[str, Any]) -> None:
-    for name in OURS:
+    """Raise DownloadError if a file is missing or was changed since the model was made."""
+    for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise DownloadError(f"{folder / name} is missing; delete {folder}, and it comes again")
         digest, wanted = sha256(folder / name), noted.get("files", {}).get(name)
@@ -94,16 +110,19 @@ def _check(folder: Path, noted: dict[str, Any]) -> None:
 
 
 def local(path: str | Path, datapath: str | Path | None = None) -> str:
-    """A path on this disk: `zoo:...` is fetched to `datapath` (ParlAI's, if None), anything else is itself."""
+    """Return a path on this disk. A `zoo:poly_agents/` address is fetched, any other path is returned as it is.
+
+    Raises ValueError for an address of ParlAI's own zoo.
+    """
     path = str(path)
     if not path.startswith("zoo:"):
         return path
-    datapath = datapath or os.environ.get("PARLAI_DATAPATH") or _default_datapath()
     if path.startswith(PREFIX):
-        return str(fetch(path.removeprefix(PREFIX).removesuffix("/model"), datapath))
+        return str(fetch(path.removeprefix(PREFIX).removesuffix("/model"), data_folder(datapath)))
     raise ValueError(f"{path} is in ParlAI's own zoo: give it to a `parlai` command, which fetches it")
 
 
-def _default_datapath() -> str:
-    """Where ParlAI keeps its data if nobody says otherwise."""
-    return str(Path(importlib.util.find_spec("parlai").origin).parents[1] / "data")
+def data_folder(datapath: str | Path | None = None) -> str:
+    """Return the folder in which ParlAI keeps its data: the given one, PARLAI_DATAPATH, or ParlAI's default."""
+    given = datapath or os.environ.get("PARLAI_DATAPATH")
+    return str(given or Path(importlib.util.find_spec("parlai").origin).parents[1] / "data")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from poly_agents.zoo.catalogue import OURS
-from poly_agents.zoo.sources import SUMS
+from poly_agents.zoo.checks import SUMS
 
 PARLAI = Path(sys.executable).with_name("parlai")
 QUICK = "--validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true --loglevel report"

@@ -59,13 +59,15 @@ class PolyZoo(ParlaiScript):
 
     def _fetch(self, name: str) -> None:
         from poly_agents import zoo
+        from poly_agents.zoo import sources
 
         name = name.removeprefix("zoo:poly_agents/").removesuffix("/model")
         path = zoo.fetch(name, self.opt["datapath"], check=True)
         entry, address = zoo.find(name), f"zoo:poly_agents/{name}/model"
         print(f"{name} is in {path.parent}, whole and unchanged ({path.stat().st_size / 1e6:,.0f} MB)\n")
         print(f"  parlai eval_model -mf {address} -t TASK")
-        print(f"  parlai interactive -mf {address} -fcp FILE")
+        candidates = path.with_name(sources.CANDIDATES)  # some models come with responses to chat with
+        print(f"  parlai interactive -mf {address} -fcp {candidates if candidates.is_file() else 'FILE'}")
         print(f"  parlai train_model -m poly_agents/{entry.agent or 'AGENT'} --init-model {address} -t TASK -mf MODEL")
 
     def _publish(self, words: list[str]) -> None:
@@ -79,7 +81,7 @@ class PolyZoo(ParlaiScript):
         if words == ["card"]:
             print(publishing.write_card(opt["model_file"], **told))
         elif words[0] == "publish" and len(words) == 2:
-            print(publishing.prepare(words[1], opt["model_file"], name=opt["push"], **told))
+            print(publishing.prepare_folder(words[1], opt["model_file"], name=opt["push"], **told))
             if opt["push"]:
                 print(publishing.push(words[1], opt["push"], opt["token"]))
         else:
