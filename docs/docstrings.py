@@ -1,8 +1,7 @@
 """Show three habits of this project as they are meant, in the API reference.
 
->>> 1 + 1                              a doctest becomes a block of Python
-Source   the archive's address         such lines together become a block of text
-codes: int = option(64, "how many")    a field of an options class shows its flag, default and help
+A doctest becomes a block of Python. Several lines like `Source   the archive's address` become a block of text. The
+field of an options class, declared by `option(default, help)`, shows its flag, its default and its help.
 """
 
 import ast
@@ -36,7 +35,7 @@ def fenced(text: str) -> str:
     >>> fenced("Add.\\n\\n>>> 1 + 1\\n2").splitlines()
     ['Add.', '', '```pycon', '>>> 1 + 1', '2', '```']
     """
-    paragraphs = text.split("\n\n")
+    paragraphs = re.sub(r" *# doctest: \+\w+", "", text).split("\n\n")
     return "\n\n".join(f"```{kind(part)}\n{part}\n```" if kind(part) else part for part in paragraphs)
 
 
