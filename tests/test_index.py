@@ -1,4 +1,4 @@
-"""`parlai poly_index`: as a command, by several processes, and what it says."""
+"""`parlai poly_index`: the command, with one process and with two."""
 
 import json
 import shutil
@@ -30,11 +30,11 @@ def index(model: str, pool: str, out, *more: str, processes: int = 1) -> subproc
     return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_makes_a_store_and_says_what_is_in_it(trained, pool, tmp_path):
+def test_the_command_makes_a_store_and_reports_its_size(trained, pool, tmp_path):
     done = index(trained["poly"], pool, tmp_path / "one", "--store-precision", "int8")
     assert done.returncode == 0, done.stderr
     assert "300 candidates in" in done.stdout
-    store = Store(tmp_path / "one", load(trained["poly"]).maker)
+    store = Store(tmp_path / "one", load(trained["poly"]).fingerprint)
     assert sorted(store[row]["id"] for row in range(300)) == list(range(300))
     refused = index(trained["poly"], str(tmp_path / "nothing"), tmp_path / "two")
     assert refused.returncode != 0
@@ -48,7 +48,7 @@ def test_two_processes_make_the_same_store(trained, tmp_path, monkeypatch):
     done = index(trained["late"], pool, tmp_path / "two", processes=2)
     assert done.returncode == 0, done.stderr
     one = load(trained["late"]).index(tmp_path / "one", pool)
-    two = Store(tmp_path / "two", load(trained["late"]).maker)
+    two = Store(tmp_path / "two", load(trained["late"]).fingerprint)
     assert list(one.texts) == list(two.texts)
     for mine, theirs in zip(one.vectors.segments, two.vectors.segments, strict=True):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)

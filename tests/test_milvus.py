@@ -1,4 +1,4 @@
-"""Candidates in an embedded Milvus: nothing encoded twice, nothing stale used, what is found, chats."""
+"""Candidates in an embedded Milvus: nothing encoded twice, nothing stale used, searches, chats."""
 
 import os
 import signal
@@ -14,10 +14,11 @@ from parlai.core.params import ParlaiParser
 from torch.testing import assert_close
 
 import poly_agents
-from poly_agents.candidates import milvus
-from poly_agents.candidates.milvus import MilvusSearch, MilvusStore
+from poly_agents.candidates import milvus, milvus_writer
+from poly_agents.candidates.milvus import Address, MilvusSearch, MilvusStore
+from poly_agents.candidates.reading import read_candidates
 from poly_agents.candidates.search import Search, SearchOptions
-from poly_agents.candidates.store import read_candidates
+from poly_agents.candidates.writer import Recipe
 from poly_agents.models.textranker import TextRanker
 from poly_agents.text.tokens import pad
 from tests.conftest import evaluate, example, text
@@ -32,8 +33,9 @@ def uri(tmp_path) -> str:
     return str(tmp_path / "candidates.db")
 
 
-def build(uri, candidates, encode, maker="model", **more) -> MilvusStore:
-    return milvus.build(uri, "replies", candidates, encode, maker, progress=False, **more)
+def build(uri, candidates, encode, fingerprint="model", **more) -> MilvusStore:
+    recipe = Recipe(encode, fingerprint)
+    return milvus_writer.build(Address(uri, "replies"), candidates, recipe, progress=False, **more)
 
 
 def contents(store: MilvusStore) -> dict[str, list]:
@@ -43,16 +45,16 @@ def contents(store: MilvusStore) -> dict[str, list]:
 
 def filled(uri, path: str, candidates=POOL) -> TextRanker:
     model = poly_agents.load(path, "float32")
-    build(uri, candidates, model.encode, model.maker)
+    build(uri, candidates, model.encode, model.fingerprint)
     return model
 
 
-# --- filling one ----------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_candidate_keeps_its_vector_its_text_and_all_else_it_has(uri, monkeypatch):
     monkeypatch.setattr(milvus, "CHUNK", 7)
-    monkeypatch.setattr(milvus, "MOST", 13)
+    monkeypatch.setattr(milvus, "ANSWER", 13)
     store = build(uri, iter(POOL), Encoder())
     assert len(store) == len(POOL)
     assert sorted((store[row] for row in range(len(store))), key=lambda c: c["tags"][0]) == POOL
@@ -61,7 +63,7 @@ def test_every_candidate_keeps_its_vector_its_text_and_all_else_it_has(uri, monk
     assert [store[row]["id"] for row in (rows[0], rows[2])] == ["n7", "n60"] and rows[1] == -1
 
 
-def test_what_is_there_is_not_encoded_again(uri, monkeypatch):
+def test_stored_candidates_are_not_encoded_again(uri, monkeypatch):
     monkeypatch.setattr(milvus, "CHUNK", 7)
     encode = Encoder()
     build(uri, lines(*words(0, 40), *words(10, 30)), encode)
@@ -77,24 +79,26 @@ def test_what_is_there_is_not_encoded_again(uri, monkeypatch):
 
 SLOW = """
 import sys, time
-from poly_agents import milvus
+from poly_agents.candidates import milvus, milvus_writer
+from poly_agents.candidates.writer import Recipe
 from tests.test_store import Encoder, lines, words
 milvus.CHUNK = 5
 def slowly(texts):
     print("encoding", flush=True)
     time.sleep(0.05)
     return Encoder()(texts)
-milvus.build(sys.argv[1], "replies", lines(*words(0, 200)), slowly, "model", progress=False)
+address = milvus.Address(sys.argv[1], "replies")
+milvus_writer.build(address, lines(*words(0, 200)), Recipe(slowly, "model"), progress=False)
 """
 
 
-def test_a_killed_build_goes_on_where_it_was(uri):
+def test_a_killed_build_continues_where_it_was(uri):
     command = [sys.executable, "-c", SLOW, uri]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
     for _ in range(9):
         assert process.stdout.readline() == "encoding\n"
     with pytest.raises(ValueError, match="one process at a time"):
-        MilvusStore(uri, "replies")
+        MilvusStore(Address(uri, "replies"))
     time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -104,42 +108,45 @@ def test_a_killed_build_goes_on_where_it_was(uri):
     assert contents(store) == {text: Encoder()([text])[0].tolist() for text in words(0, 200)}
 
 
-def test_what_is_stale_or_something_else_is_refused(uri, tmp_path):
+def test_a_stale_or_foreign_collection_is_refused(uri, tmp_path):
     build(uri, lines(*words(0, 20)), Encoder())
-    for use in (lambda: MilvusStore(uri, "replies", "other"), lambda: build(uri, lines("a"), Encoder(), "other")):
+    for use in (
+        lambda: MilvusStore(Address(uri, "replies"), "other"),
+        lambda: build(uri, lines("a"), Encoder(), "other"),
+    ):
         with pytest.raises(ValueError, match="made by another model"):
             use()
     with pytest.raises(ValueError, match="holds no collection others"):
-        MilvusStore(uri, "others")
-    with pytest.raises(ValueError, match="is not there"):
-        MilvusStore(str(tmp_path / "no.db"), "replies")
-    milvus.connect(milvus.Address(uri, "mine")).create_collection("mine", 3)
+        MilvusStore(Address(uri, "others"))
+    with pytest.raises(ValueError, match=r"there is no file .*no\.db; fill it with"):
+        MilvusStore(Address(str(tmp_path / "no.db"), "replies"))
+    milvus.connect(Address(uri, "mine")).create_collection("mine", 3)
     with pytest.raises(ValueError, match="a collection of something else"):
-        MilvusStore(uri, "mine")
+        MilvusStore(Address(uri, "mine"))
     with pytest.raises(ValueError, match="no candidates"):
-        milvus.build(uri, "new", [], Encoder(), "model")
-    with pytest.raises(ValueError, match="65535 bytes"):
+        milvus_writer.build(Address(uri, "new"), [], Recipe(Encoder(), "model"))
+    with pytest.raises(ValueError, match="has 80012 bytes as JSON, Milvus holds 65535 bytes at most; shorten it"):
         build(uri, lines("é" * 40_000), Encoder())
-    with pytest.raises(ValueError, match="one vector a candidate: bi, poly, early"):
+    with pytest.raises(ValueError, match="one vector for each candidate; give a model of bi, poly or early"):
         build(uri, lines("a"), Encoder(ragged=True))
 
 
 @pytest.mark.parametrize("bad", ["milvus:", "milvus:a.db", "milvus:a.db#", "milvus:#replies", "milvus:folder#replies"])
 def test_an_address_is_a_file_or_a_url_and_a_collection(bad):
-    assert milvus.address("milvus:./a.db#b") == ("./a.db", "b")
-    assert milvus.address("milvus:https://host:19530#b") == ("https://host:19530", "b")
+    assert milvus.parse_address("milvus:./a.db#b") == ("./a.db", "b")
+    assert milvus.parse_address("milvus:https://host:19530#b") == ("https://host:19530", "b")
     with pytest.raises(ValueError, match="#COLLECTION"):
-        milvus.address(bad)
+        milvus.parse_address(bad)
 
 
-# --- searching it ---------------------------------------------------------------------------------------------------
+# --- searching --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bi", "poly", "early"])
-def test_of_a_small_pool_it_finds_what_an_exact_search_does(trained, uri, tmp_path, name):
+def test_a_small_pool_is_searched_as_exactly_as_a_store(trained, uri, tmp_path, name):
     model = filled(uri, trained[name])
     exact = Search(model.index(tmp_path / "store", POOL, "float32"), SearchOptions())
-    search = MilvusSearch(MilvusStore(uri, "replies", model.maker))
+    search = MilvusSearch(MilvusStore(Address(uri, "replies"), model.fingerprint))
     contexts = pad(model.context_ids(CONTEXTS))
     for count in (1, 7, 100):
         mine, true = search.best(model.ranker, contexts, count), exact.best(model.ranker, contexts, count)
@@ -151,11 +158,11 @@ def test_of_a_small_pool_it_finds_what_an_exact_search_does(trained, uri, tmp_pa
     assert mine.scored == 1.0
 
 
-def test_only_what_the_views_hit_is_scored(trained, uri, monkeypatch):
+def test_only_candidates_near_a_view_are_scored(trained, uri, monkeypatch):
     monkeypatch.setattr(milvus, "HITS", 1)
     monkeypatch.setattr(milvus, "CHUNK", 5)
     model = filled(uri, trained["poly"])
-    search = MilvusSearch(MilvusStore(uri, "replies", model.maker))
+    search = MilvusSearch(MilvusStore(Address(uri, "replies"), model.fingerprint))
     contexts = pad(model.context_ids(CONTEXTS))
     found = search.best(model.ranker, contexts, 3)
     everything = search.scores(model.ranker, contexts)
@@ -165,16 +172,16 @@ def test_only_what_the_views_hit_is_scored(trained, uri, monkeypatch):
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
 
 
-def test_metadata_comes_back_with_what_is_found(trained, uri):
+def test_the_other_fields_of_a_candidate_come_back(trained, uri):
     model = filled(uri, trained["bi"])
-    hits = model.search("hello how", MilvusSearch(MilvusStore(uri, "replies", model.maker)), 5)
+    hits = model.search("hello how", MilvusSearch(MilvusStore(Address(uri, "replies"), model.fingerprint)), 5)
     ranking = model.rank("hello how", [each["text"] for each in POOL], top=5)
     assert [hit.candidate["text"] for hit in hits] == [ranked.text for ranked in ranking]
     assert all(hit.candidate in POOL for hit in hits)
     assert [hit.score for hit in hits] == pytest.approx([ranked.score for ranked in ranking], abs=1e-4)
 
 
-# --- in ParlAI ------------------------------------------------------------------------------------------------------
+# --- in ParlAI --------------------------------------------------------------------------------------------------------
 
 
 def test_a_chat_and_an_evaluation_on_a_collection_are_those_on_the_file(trained, data, uri, pool_file):

@@ -5,7 +5,7 @@ import json
 import pytest
 from parlai.scripts.eval_model import EvalModel
 
-from poly_agents.candidates.store import read_candidates
+from poly_agents.candidates.reading import read_candidates
 from poly_agents.tasks.beir import documents, write_corpus, write_run
 from tests.data import FIXTURES, read, shared, spoil, teacher
 
@@ -57,7 +57,7 @@ def test_beir_s_corpus_is_a_file_of_candidates(tmp_path):
     [
         ("corpus.jsonl", '{"_id": "x"}', r"corpus\.jsonl:6: there is no 'text'"),
         ("queries.jsonl", '{"_id": 3, "text": "a"}', r"queries\.jsonl:5: _id and text must be texts"),
-        ("qrels/test.tsv", "q1\td1", r"test\.tsv:7: a row has 3 columns parted by tabs, got 2"),
+        ("qrels/test.tsv", "q1\td1", r"test\.tsv:7: a row has 3 columns separated by tabs, got 2"),
         ("qrels/test.tsv", "q1\td1\tgood", r"test\.tsv:7: could not convert string to float: 'good'"),
     ],
 )
@@ -122,7 +122,7 @@ def test_msmarco_s_triples():
 @pytest.mark.parametrize(
     ("file", "split", "line", "place"),
     [
-        ("top1000.dev", "valid", "1\t2\tq", r"top1000\.dev:9: a row has 4 columns parted by tabs"),
+        ("top1000.dev", "valid", "1\t2\tq", r"top1000\.dev:9: a row has 4 columns separated by tabs"),
         ("qrels.dev.small.tsv", "valid", "1\t2\t3", r"qrels\.dev\.small\.tsv:6: not enough values"),
         ("triples.train.small.tsv", "train:ordered", "q\t\ta", r"triples\.train\.small\.tsv:3: a column is empty"),
     ],

@@ -1,15 +1,18 @@
-"""Searches: `exact` against a sort of all scores, `certified` against `exact`, `fast` for what it says of itself."""
+"""Searches: `exact` against a sort of all scores, `certified` against `exact`, `fast` against what it promises."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from poly_agents.candidates import search, sketch
-from poly_agents.candidates.store import build
 from poly_agents.candidates.vectors import Vectors
+from poly_agents.candidates.writer import Recipe, build
+from poly_agents.encoders.states import map_tensors
 from poly_agents.rankers.poly import PolyRanker
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Views
+from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokens import pad
 from tests.conftest import all_rankers, make_ranker
 
 WIDTH, COUNT = 23, 7
@@ -17,7 +20,7 @@ PRECISIONS = ["float32", "bfloat16", "int8"]
 
 
 def candidates(number: int) -> torch.Tensor:
-    """Vectors in some clumps, [N, D]."""
+    """Draw vectors in 11 clumps, [N, D]."""
     draw = torch.Generator().manual_seed(number)
     clumps = torch.randn(11, WIDTH, generator=draw)
     return clumps[torch.arange(number) % 11] + 0.3 * torch.randn(number, WIDTH, generator=draw)
@@ -33,35 +36,36 @@ def views(contexts: int, count: int, spread: float = 0.3) -> Views:
 
 @pytest.fixture
 def small_slices(monkeypatch):
-    """Slices and batches that a few hundred candidates make many of."""
-    for name, value in {"ROWS": 37, "BATCH": 5, "APART": 2, "BOUNDS": 1300}.items():
+    """Make slices and batches so small that a few hundred candidates need many of them."""
+    for name, value in {"ROWS": 37, "BATCH": 5, "SPREAD": 2, "BOUNDS": 1300}.items():
         monkeypatch.setattr(search, name, value)
     monkeypatch.setattr(sketch, "RANK", 13)
-    monkeypatch.setattr("poly_agents.candidates.store.ROWS", 101)
+    monkeypatch.setattr("poly_agents.candidates.writer.ROWS", 101)
 
 
 def stored(tmp_path, precision: str, number: int = 613):
-    """A store of made-up vectors; a candidate's text is its number."""
+    """Make a store of random vectors. The text of a candidate is its number."""
     vectors = candidates(number)
     lines = ({"text": str(row)} for row in range(number))
-    return build(tmp_path / "store", lines, lambda texts: vectors[list(map(int, texts))], "test", precision)
+    recipe = Recipe(lambda texts: vectors[list(map(int, texts))], "test", precision)
+    return build(tmp_path / "store", lines, recipe)
 
 
-def everything(store, prepared: Views) -> torch.Tensor:
-    """Scores of all candidates as they are kept, [B, N]."""
-    kept = torch.cat([part for _, part in store.vectors.slices(100)]).float()
-    return maths.poly(prepared.vectors, kept.unsqueeze(0), prepared.mask)
+def everything(store, contexts: Views) -> torch.Tensor:
+    """Score all candidates by their stored vectors, [B, N]."""
+    stored = torch.cat([part for _, part in store.vectors.slices(100)]).float()
+    return maths.poly(contexts.vectors, stored.unsqueeze(0), contexts.mask)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("count", [1, 3, 19])
 def test_exact_and_certified_find_the_best_of_a_sort_of_all(tmp_path, small_slices, precision, count):
-    store, prepared = stored(tmp_path, precision), views(3, count)
-    scores, rows = everything(store, prepared).sort(descending=True, stable=True)
-    found = search.exact(prepared, store.vectors, COUNT)
+    store, contexts = stored(tmp_path, precision), views(3, count)
+    scores, rows = everything(store, contexts).sort(descending=True, stable=True)
+    found = search.exact(contexts, store.vectors, COUNT)
     assert_close(found.scores, scores[:, :COUNT], atol=1e-5, rtol=1e-5)
     assert found.rows.equal(rows[:, :COUNT])
-    proven = search.certified(prepared, store.vectors, COUNT)
+    proven = search.certified(contexts, store.vectors, COUNT)
     assert proven.rows.equal(found.rows)
     assert_close(proven.scores, found.scores, atol=1e-5, rtol=1e-5)
 
@@ -75,77 +79,70 @@ def test_certified_leaves_most_vectors_unread(tmp_path, small_slices):
 @pytest.mark.parametrize("rank", [5, 160])
 def test_no_bound_is_ever_below_what_it_bounds(tmp_path, small_slices, monkeypatch, precision, rank):
     monkeypatch.setattr(sketch, "RANK", rank)
-    held = stored(tmp_path, precision).vectors
-    block = held.block(torch.arange(len(held)))
-    for query in search.queries_of(views(5, 19, spread=1.0), held.kind):
-        true = (block.numbers.double() @ query.views.T.double()).amax(-1)
-        for bounds in (query.closer(block), query.codes(held, sketch.bound)):
+    vectors = stored(tmp_path, precision).vectors
+    block = vectors.block(torch.arange(len(vectors)))
+    for query in search.queries_of(views(5, 19, spread=1.0), vectors.dtype):
+        true = (block.values.double() @ query.views.T.double()).amax(-1)
+        for bounds in (query.tight_bounds(block), sketch.bounds(query.views, vectors, 37)):
             assert (bounds.double() >= true).all()
             assert (bounds - true).mean() < true.std() * (0.2 if rank == 160 else 5)
 
 
 def test_equal_scores_keep_the_order_of_their_rows(tmp_path, small_slices):
     vectors = candidates(5)[torch.arange(300) % 5]
-    held = Vectors.of(vectors, "float32")
-    found = search.exact(views(2, 3), held, 70)
+    found = search.exact(views(2, 3), Vectors.of(vectors, "float32"), 70)
     for row, line in zip(found.rows, found.scores, strict=True):
         groups = [row[line == value].tolist() for value in line.unique()]
         assert all(group == sorted(group) for group in groups)
 
 
-def test_fewer_candidates_than_asked_for(tmp_path):
-    held, prepared = stored(tmp_path, "float32", 3).vectors, views(2, 5)
+def test_a_pool_smaller_than_the_count_is_found_whole(tmp_path):
+    vectors, contexts = stored(tmp_path, "float32", 3).vectors, views(2, 5)
     for found in (
-        search.exact(prepared, held, 5),
-        search.certified(prepared, held, 5),
-        search.fast(prepared, held, 5, 1),
+        search.exact(contexts, vectors, 5),
+        search.certified(contexts, vectors, 5),
+        search.fast(contexts, vectors, 5, 1),
     ):
         assert found.rows[:, 3:].eq(-1).all()
         assert found.rows[:, :3].sort().values.equal(torch.arange(3).expand(2, -1))
 
 
-def test_fast_scores_as_many_as_it_is_told(tmp_path, small_slices):
-    held, prepared = stored(tmp_path, "bfloat16").vectors, views(3, 5, spread=0.1)
-    best = search.exact(prepared, held, COUNT)
-    some, whole = (search.fast(prepared, held, COUNT, count) for count in (60, len(held)))
-    assert some.scored == pytest.approx(60 / len(held))
+def test_fast_scores_the_given_number_of_candidates(tmp_path, small_slices):
+    vectors, contexts = stored(tmp_path, "bfloat16").vectors, views(3, 5, spread=0.1)
+    best = search.exact(contexts, vectors, COUNT)
+    some, whole = (search.fast(contexts, vectors, COUNT, count) for count in (60, len(vectors)))
+    assert some.scored == pytest.approx(60 / len(vectors))
     assert whole.rows.equal(best.rows)
     assert (some.rows.unsqueeze(-1) == best.rows.unsqueeze(1)).any(-1).float().mean() > 0.8
 
 
-def test_views_are_chosen_far_apart():
+def test_views_are_picked_far_apart():
     line = torch.tensor([[0.0], [1.0], [2.0], [9.0], [10.0]])
-    assert sketch.apart(line, 3).tolist() == [[0.0], [10.0], [2.0]]
-    assert sketch.apart(line, 5) is line
+    assert sketch.spread_out(line, 3).tolist() == [[0.0], [10.0], [2.0]]
+    assert sketch.spread_out(line, 5) is line
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(all_rankers()))
-def test_every_ranker_that_keeps_candidates_is_searched_in_slices(name, backbones, texts, tmp_path, monkeypatch):
-    from poly_agents.text.tokenizer import Tokenizer
-    from poly_agents.text.tokens import pad
-
+def test_every_ranker_that_encodes_candidates_is_searched_in_slices(name, backbones, texts, tmp_path, monkeypatch):
     kind = all_rankers()[name]
     tokenizer = Tokenizer.pretrained(backbones[kind])
     ranker = make_ranker(kind, backbones[kind], tokenizer)
-    if not kind.caches(ranker.options):
-        pytest.skip("keeps nothing of a candidate")
+    if not kind.can_cache(ranker.options):
+        pytest.skip("does not encode candidates ahead")
     monkeypatch.setattr(search, "ROWS", 5)
     ids = texts(3, 11, 1, 6, 2, 9, 4, 4, 8, 5, 7, 12, 1, 2, 3)
-    kept, contexts = ranker.encode_texts(ids), pad(texts(7, 2))
-    scores, rows = ranker.score(contexts, search.each(lambda part: part.unsqueeze(0), kept)).sort(descending=True)
-    prepared, held = ranker.prepare(contexts), Vectors.of(kept, "float32")
-    found = search.streamed_best(ranker, prepared, held, COUNT)
+    encoded, tokens = ranker.encode_ids(ids), pad(texts(7, 2))
+    scores, rows = ranker.score(tokens, map_tensors(lambda part: part.unsqueeze(0), encoded)).sort(descending=True)
+    found = search.streamed_best(ranker, ranker.encode_contexts(tokens), Vectors.of(encoded, "float32"), COUNT)
     assert found.rows.equal(rows[:, :COUNT])
     assert_close(found.scores, scores[:, :COUNT], atol=1e-5, rtol=1e-5)
 
 
-def test_a_poly_encoder_s_masked_views_are_no_views(tiny, tokenizer, texts):
-    from poly_agents.text.tokens import pad
-
+def test_masked_views_of_a_poly_encoder_are_not_searched_with(tiny, tokenizer, texts):
     ranker = make_ranker(PolyRanker, tiny, tokenizer, poly_codes=9, poly_views="last")
-    kept = ranker.encode_texts(texts(*range(1, 30)))
-    prepared = ranker.prepare(pad(texts(2, 13)))
-    rows = ranker.match(prepared, kept.unsqueeze(0)).argsort(descending=True)
-    found = search.exact(prepared, Vectors.of(kept, "float32"), COUNT)
+    encoded = ranker.encode_ids(texts(*range(1, 30)))
+    contexts = ranker.encode_contexts(pad(texts(2, 13)))
+    rows = ranker.score_encoded(contexts, encoded.unsqueeze(0)).argsort(descending=True)
+    found = search.exact(contexts, Vectors.of(encoded, "float32"), COUNT)
     assert found.rows.equal(rows[:, :COUNT])

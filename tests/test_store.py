@@ -12,14 +12,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents.candidates import store as stores
-from poly_agents.candidates.store import Damaged, Store, build, read_candidates
+from poly_agents.candidates import writer
+from poly_agents.candidates.reading import read_candidates
+from poly_agents.candidates.store import Damaged, Store, paths, read_header
 from poly_agents.candidates.vectors import Vectors
-from poly_agents.scoring.ranker import TokenStates
+from poly_agents.candidates.writer import Recipe, build, discard
+from poly_agents.encoders.states import TokenStates
+from poly_agents.text.tokens import pad
 
 
 class Encoder:
-    """Vectors that tell a text, and what it was asked for."""
+    """Encode a text as a vector that depends on it, and remember which texts were encoded."""
 
     def __init__(self, ragged: bool = False):
         self.asked: list[str] = []
@@ -45,8 +48,8 @@ def words(start: int, stop: int) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch):
-    monkeypatch.setattr(stores, "ROWS", 13)
-    monkeypatch.setattr(stores, "CHUNK", 5)
+    monkeypatch.setattr(writer, "ROWS", 13)
+    monkeypatch.setattr(writer, "CHUNK", 5)
 
 
 def contents(store: Store) -> dict[str, list]:
@@ -57,7 +60,7 @@ def contents(store: Store) -> dict[str, list]:
 def test_every_candidate_keeps_its_vector_its_text_and_all_else_it_has(tmp_path):
     given = [{"text": text, "id": f"n{number}", "tags": [number]} for number, text in enumerate(words(0, 40))]
     encode = Encoder()
-    store = build(tmp_path / "s", iter(given), encode, "model", "float32")
+    store = build(tmp_path / "s", iter(given), Recipe(encode, "model", "float32"))
     assert len(store) == 40
     assert len(store.segments) == 4
     assert sorted((store[row] for row in range(40)), key=lambda c: c["tags"]) == given
@@ -68,56 +71,58 @@ def test_every_candidate_keeps_its_vector_its_text_and_all_else_it_has(tmp_path)
     assert rows[1] == -1
 
 
-def test_what_is_there_is_not_encoded_again(tmp_path):
+def test_stored_candidates_are_not_encoded_again(tmp_path):
     encode = Encoder()
-    build(tmp_path / "s", lines(*words(0, 40)), encode, "model")
-    assert sorted(encode.asked) == sorted([*words(0, 40), *encode.asked[:13]])  # the first ones tell the size
+    build(tmp_path / "s", lines(*words(0, 40)), Recipe(encode, "model"))
+    assert sorted(encode.asked) == sorted(
+        [*words(0, 40), *encode.asked[:13]]
+    )  # the first ones are encoded twice, to measure their size
     for changed, new in ((words(0, 40), []), (words(0, 50), words(40, 50)), (words(5, 45), [])):
         encode.asked.clear()
-        store = build(tmp_path / "s", lines(*changed), encode, "model")
+        store = build(tmp_path / "s", lines(*changed), Recipe(encode, "model"))
         assert set(encode.asked) == set(new)
         assert sorted(store.texts) == sorted(changed)
     encode.asked.clear()
-    store = build(tmp_path / "s", lines("one more"), encode, "model", keep=True)
+    store = build(tmp_path / "s", lines("one more"), Recipe(encode, "model"), keep=True)
     assert set(encode.asked) == {"one more"}
     assert sorted(store.texts) == sorted([*words(5, 45), "one more"])
     assert contents(store) == {text: Encoder()([text])[0].tolist() for text in store.texts}
-    listed = {path for segment in store.segments for path in stores.paths(store.folder, segment)}
+    listed = {path for segment in store.segments for path in paths(store.folder, segment)}
     assert {p for p in store.folder.iterdir() if p.name not in ("store.json", "lock")} == listed
 
 
 def test_equal_candidates_are_one(tmp_path):
-    store = build(tmp_path / "s", lines(*words(0, 20), *words(0, 20), *words(10, 30)), Encoder(), "model")
+    store = build(tmp_path / "s", lines(*words(0, 20), *words(0, 20), *words(10, 30)), Recipe(Encoder(), "model"))
     assert sorted(store.texts) == sorted(words(0, 30))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_token_states_keep_every_token_and_no_padding(tmp_path, precision):
-    store = build(tmp_path / "s", lines(*words(0, 30)), Encoder(ragged=True), "model", precision)
+    store = build(tmp_path / "s", lines(*words(0, 30)), Recipe(Encoder(ragged=True), "model", precision))
     assert sum(len(part["vectors"]) for part in store.vectors.segments) == sum(map(len, words(0, 30)))
-    for first, kept in store.vectors.slices(4):
-        texts = [store.texts[first + number] for number in range(len(kept.mask))]
-        assert kept.mask.sum(-1).tolist() == [len(text) for text in texts]
-        for text, vectors, mask in zip(texts, *kept, strict=True):
+    for first, states in store.vectors.slices(4):
+        texts = [store.texts[first + number] for number in range(len(states.mask))]
+        assert states.mask.sum(-1).tolist() == [len(text) for text in texts]
+        for text, vectors, mask in zip(texts, *states, strict=True):
             true = Encoder()([text]).expand(len(text), -1)
             assert_close(vectors[mask].float(), true, atol=0.6 if precision != "float32" else 0, rtol=0)
 
 
-def test_another_model_or_precision_makes_it_anew(tmp_path):
-    build(tmp_path / "s", lines(*words(0, 20)), Encoder(), "model", "float32")
+def test_another_model_or_precision_encodes_everything_again(tmp_path):
+    build(tmp_path / "s", lines(*words(0, 20)), Recipe(Encoder(), "model", "float32"))
     with pytest.raises(ValueError, match="made by another model"):
         Store(tmp_path / "s", "other")
-    for maker, precision in (("other", "float32"), ("other", "int8")):
+    for model, precision in (("other", "float32"), ("other", "int8")):
         encode = Encoder()
-        store = build(tmp_path / "s", lines(*words(0, 20)), encode, maker, precision)
+        store = build(tmp_path / "s", lines(*words(0, 20)), Recipe(encode, model, precision))
         assert set(encode.asked) == set(words(0, 20))
         assert store.precision == precision
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".jsonl"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
-def test_a_damaged_segment_is_refused_by_name_and_made_anew_alone(tmp_path, suffix, harm):
-    store = build(tmp_path / "s", lines(*words(0, 40)), Encoder(), "model")
+def test_a_damaged_segment_is_refused_by_name_and_it_alone_is_made_again(tmp_path, suffix, harm):
+    store = build(tmp_path / "s", lines(*words(0, 40)), Recipe(Encoder(), "model"))
     path = tmp_path / "s" / f"{store.segments[1].name}{suffix}"
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
@@ -127,19 +132,34 @@ def test_a_damaged_segment_is_refused_by_name_and_made_anew_alone(tmp_path, suff
     with pytest.raises(Damaged, match=path.name):
         Store(tmp_path / "s", "model")
     encode = Encoder()
-    again = build(tmp_path / "s", lines(*words(0, 40)), encode, "model")
+    again = build(tmp_path / "s", lines(*words(0, 40)), Recipe(encode, "model"))
     assert set(encode.asked) == set(map(store.texts.__getitem__, range(13, 26)))
     assert contents(again) == {text: Encoder()([text])[0].tolist() for text in words(0, 40)}
+
+
+def test_a_discarded_store_is_encoded_again(tmp_path):
+    discard(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    build(tmp_path / "s", lines(*words(0, 20)), Recipe(Encoder(), "model"))
+    discard(tmp_path / "s")
+    encode = Encoder()
+    store = build(tmp_path / "s", lines(*words(0, 20)), Recipe(encode, "model"))
+    assert set(encode.asked) == set(words(0, 20)) == set(store.texts)
+
+
+def test_a_ranker_that_encodes_nothing_ahead_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="encodes a candidate as Tokens, and storing that saves no work; store the"):
+        build(tmp_path / "s", lines("a"), Recipe(lambda texts: pad([[1]] * len(texts)), "model"))
 
 
 def test_a_folder_of_something_else_and_an_empty_pool_are_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="a folder of something else"):
-        build(tmp_path, lines("a"), Encoder(), "model")
+        build(tmp_path, lines("a"), Recipe(Encoder(), "model"))
     with pytest.raises(ValueError, match="no candidates"):
-        build(tmp_path / "s", [], Encoder(), "model")
-    with pytest.raises(ValueError, match="float32, bfloat16, int8"):
-        build(tmp_path / "s", lines("a"), Encoder(), "model", "int4")
+        build(tmp_path / "s", [], Recipe(Encoder(), "model"))
+    with pytest.raises(ValueError, match="one of float32, bfloat16, float16, int8; got 'int4'"):
+        build(tmp_path / "s", lines("a"), Recipe(Encoder(), "model", "int4"))
 
 
 def test_candidates_are_read_from_text_and_json_lines(tmp_path):
@@ -156,14 +176,15 @@ def test_candidates_are_read_from_text_and_json_lines(tmp_path):
 SLOW = """
 import sys, time
 from pathlib import Path
-from poly_agents import store
+from poly_agents.candidates import writer
 from tests.test_store import Encoder, lines, words
-store.ROWS, store.CHUNK = 13, 5
+writer.ROWS, writer.CHUNK = 13, 5
 encode = Encoder()
 def slowly(texts):
     time.sleep(0.02)
     return encode(texts)
-built = store.build(sys.argv[1], lines(*words(0, 200)), slowly, "model", progress=False)
+recipe = writer.Recipe(slowly, "model")
+built = writer.build(sys.argv[1], lines(*words(0, 200)), recipe, progress=False)
 print(len(built), len(encode.asked))
 """
 
@@ -174,19 +195,19 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def test_a_killed_build_goes_on_where_it_was(tmp_path):
+def test_a_killed_build_continues_where_it_was(tmp_path):
     folder, done = tmp_path / "s", 0
     for wanted in (2, 5):
         process = start(folder)
         while done < wanted:
             time.sleep(0.01)
-            header = stores.read_header(folder)
+            header = read_header(folder)
             done = len(header["segments"]) if header else 0
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = len(stores.read_header(folder)["segments"])
+    done = len(read_header(folder)["segments"])
     encode = Encoder()
-    store = build(folder, lines(*words(0, 200)), encode, "model")
+    store = build(folder, lines(*words(0, 200)), Recipe(encode, "model"))
     assert len(encode.asked) <= 200 - 13 * done + 13
     assert contents(store) == {text: Encoder()([text])[0].tolist() for text in words(0, 200)}
 
@@ -198,16 +219,15 @@ def test_two_processes_build_it_once_and_share_it(tmp_path):
 
 
 def test_a_store_stays_readable_while_another_process_changes_it(tmp_path):
-    first = build(tmp_path / "s", lines(*words(0, 40)), Encoder(), "model")
-    build(tmp_path / "s", lines(*words(30, 60)), Encoder(), "model")
+    first = build(tmp_path / "s", lines(*words(0, 40)), Recipe(Encoder(), "model"))
+    build(tmp_path / "s", lines(*words(30, 60)), Recipe(Encoder(), "model"))
     assert contents(first) == {text: Encoder()([text])[0].tolist() for text in words(0, 40)}
 
 
-def test_vectors_in_memory_are_the_same_rows(tmp_path):
-    kept = Encoder()(words(0, 30))
-    store = build(tmp_path / "s", lines(*words(0, 30)), Encoder(), "model", "int8")
-    held = Vectors.of(kept, "int8")
-    mine = torch.cat([part for _, part in held.slices(7)])
-    theirs = torch.cat([part for _, part in store.vectors.slices(7)])
-    assert_close(mine[[words(0, 30).index(text) for text in store.texts]], theirs)
+def test_vectors_in_memory_are_those_of_a_store(tmp_path):
+    encoded = Encoder()(words(0, 30))
+    store = build(tmp_path / "s", lines(*words(0, 30)), Recipe(Encoder(), "model", "int8"))
+    in_memory = torch.cat([part for _, part in Vectors.of(encoded, "int8").slices(7)])
+    on_disk = torch.cat([part for _, part in store.vectors.slices(7)])
+    assert_close(in_memory[[words(0, 30).index(text) for text in store.texts]], on_disk)
     assert json.loads((tmp_path / "s" / "store.json").read_text())["precision"] == "int8"

@@ -1,25 +1,25 @@
-"""The candidate store in Milvus: embedded in a folder of this machine, or a server or a cluster by its URL.
+"""Read and search candidates in Milvus: embedded in a file of this machine, or a server or a cluster by its URL.
 
     parlai interactive -mf models/poly/model -fcp milvus:./candidates.db#replies
     parlai interactive -mf models/poly/model -fcp milvus:https://milvus.example:19530#replies
 
-A candidate is one entity, an inner-product index over them:
+A candidate is one entity of a collection:
 
-    key       8 bytes of digest of its line; what is there already is not encoded again
-    label     the same of its text, which a label is found by
-    line      the candidate as it was given, JSON
-    vector    what the ranker keeps of it, float32
+    key       8 bytes of the digest of its line; a candidate that is there is not encoded again
+    label     8 bytes of the digest of its text; labels are found by it
+    line      the candidate as JSON, with its `text` and any other fields
+    vector    its encoding in float32; an index over inner products
 
-Milvus searches with every view of a context, and the union of what they hit is scored in float32. That is approximate
-twice over: an index may miss a neighbour, and the best score may be of a candidate that no single view has among its
-hits. Nothing is proven. An embedded database serves one process at a time; a token is taken from `MILVUS_TOKEN`.
+A search asks Milvus for the nearest candidates of every view of a context, and scores all of them in float32. The
+result is approximate for two reasons: an index can miss a neighbour, and the best candidate may be near to no single
+view. An embedded database serves one process at a time. The variable MILVUS_TOKEN holds the token of a server.
+`milvus_writer.py` fills collections.
 """
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,25 +27,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from poly_agents.candidates.search import Best, SearchOptions, SearchResult, found, queries_of
-from poly_agents.candidates.store import Texts
-from poly_agents.models.textranker import TextRanker
+from poly_agents.candidates.search import Best, SearchOptions, SearchResult, queries_of
+from poly_agents.candidates.store import Texts, find_sorted
+from poly_agents.files.digests import text_digest
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
 from poly_agents.text.tokens import Tokens
 
 SCHEME = "milvus:"
-MAKER = "poly_agents.maker"  # property of a collection
-HITS = 64  # of each view, at threshold
-CHUNK = 2_048  # entities with their vectors, or views, of one request
-MOST = 16_384  # that Milvus gives at once
-LINE = 65_535  # bytes, the longest text it takes
+FINGERPRINT = "poly_agents.maker"  # property of a collection, so called since the first version
+HITS = 64  # candidates that are asked for each view, at least
+CHUNK = 2_048  # entities with vectors, or views, in one request
+ANSWER = 16_384  # entities in one answer, a limit of Milvus
+SINGLE = "Milvus holds one vector for each candidate; give a model of bi, poly or early"
 
 
 class Address(NamedTuple):
-    uri: str
+    """A collection, and the database that it is in."""
+
+    uri: str  # a file that ends in .db, or a URL
     collection: str
 
     def __str__(self) -> str:
@@ -53,15 +54,24 @@ class Address(NamedTuple):
 
     @property
     def embedded(self) -> bool:
+        """Tell whether the database is a file of this machine."""
         return "://" not in self.uri
 
 
 def is_address(path: str) -> bool:
+    """Tell whether a path of candidates is an address of Milvus."""
     return path.startswith(SCHEME)
 
 
-def address(text: str) -> Address:
-    """Of `milvus:URI#COLLECTION`; without a scheme the URI is a file, and ends in .db."""
+def parse_address(text: str) -> Address:
+    """Parse `milvus:URI#COLLECTION`.
+
+    Raises:
+        ValueError: a part is missing, or the URI is neither a URL nor a file that ends in .db.
+
+    >>> parse_address("milvus:./candidates.db#replies").collection
+    'replies'
+    """
     uri, _, collection = text.removeprefix(SCHEME).rpartition("#")
     if not uri or not collection or ("://" not in uri and not uri.endswith(".db")):
         raise ValueError(f"{text}: give {SCHEME}FILE.db#COLLECTION or {SCHEME}URL#COLLECTION")
@@ -69,229 +79,189 @@ def address(text: str) -> Address:
 
 
 class MilvusStore:
-    """A collection that was filled before. Its rows are in the order of their keys, as they were at opening: 16 bytes
-    a candidate."""
+    """A collection that is open for reading. Candidates are numbered in the order of their keys.
 
-    def __init__(self, uri: str, collection: str, maker: str | None = None):
-        """Open it; with `maker`, only if that made it. Raises ValueError where it is stale or not there."""
-        self.address = Address(uri, collection)
-        if self.address.embedded and not Path(uri).exists():
-            raise ValueError(f"{uri} is not there; fill it with `parlai poly_index`")
-        self.client = connect(self.address)
-        if check(self.client, self.address, maker) is None:
-            raise ValueError(f"{uri} holds no collection {collection}; fill it with `parlai poly_index`")
-        self.client.load_collection(collection)
-        pairs = [(each["key"], each["label"]) for each in entities(self.client, collection, ["key", "label"], MOST)]
+    Opening reads all keys, and they stay in memory: 32 bytes for each candidate.
+    """
+
+    def __init__(self, address: Address, fingerprint: str | None = None):
+        """Open a collection.
+
+        Args:
+            address: the collection.
+            fingerprint: the fingerprint of the model that must have made it. None: any model.
+
+        Raises:
+            ValueError: there is no such collection, it is empty, or another model made it.
+        """
+        self.address = address
+        fill = "fill it with `parlai poly_index`"
+        if address.embedded and not Path(address.uri).exists():
+            raise ValueError(f"there is no file {address.uri}; {fill}")
+        self.client = connect(address)
+        if check_collection(self.client, address, fingerprint) is None:
+            raise ValueError(f"{address.uri} holds no collection {address.collection}; {fill}")
+        self.client.load_collection(address.collection)
+        every = entities(self.client, address.collection, ["key", "label"], ANSWER)
+        pairs = sorted((entity["key"], entity["label"]) for entity in every)
         if not pairs:
-            raise ValueError(f"{self.address} is empty; fill it with `parlai poly_index`")
-        self.keys, labels = np.array(sorted(pairs), np.int64).T
+            raise ValueError(f"{address} is empty; {fill}")
+        self.keys, labels = np.array(pairs, np.int64).T
         self.by_label = labels.argsort(kind="stable")
         self.labels = labels[self.by_label]
-        self.met: dict[int, str] = {}  # row -> line, of the last search
+        self.lines: dict[int, str] = {}  # row -> line, of the candidates that `fetch` returned last
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """The candidate of a row, as it was given."""
-        line = self.met.get(row) or self.get([row], ["key", "line"])[row]["line"]
+        """Return the candidate of a row, as it was given."""
+        line = self.lines[row] if row in self.lines else self._get([row], ["key", "line"])[row]["line"]
         return json.loads(line)
 
     @property
     def texts(self) -> Texts:
+        """Return the texts of all candidates. Each is read from Milvus when it is asked for."""
         return Texts(self)
 
     def rows_of(self, texts: Sequence[str]) -> list[int]:
-        """The row of each text, -1 where there is none."""
-        rows = places(self.labels, [digest(text.strip()) for text in texts])
-        return np.where(rows < 0, -1, self.by_label[rows]).tolist()
+        """Return the row of each text, or -1 if the collection does not have it."""
+        places = find_sorted(self.labels, np.array([digest(text.strip()) for text in texts], np.int64))
+        return np.where(places < 0, -1, self.by_label[places]).tolist()
 
     def nearest(self, views: Tensor, count: int) -> list[list[int]]:
-        """Rows with the largest inner products with each of some views [K, D], as the index has them."""
-        limit = min(count, MOST, len(self))
+        """Find the rows with the largest inner products with each view [K, D], as well as the index does."""
+        limit = min(count, ANSWER, len(self))
         rows = []
         for part in views.split(CHUNK):
             answers = self.client.search(self.address.collection, part.tolist(), limit=limit, output_fields=["key"])
-            rows += [[row for row in places(self.keys, [h["key"] for h in hits]) if row >= 0] for hits in answers]
+            for hits in answers:
+                places = find_sorted(self.keys, np.array([hit["key"] for hit in hits], np.int64))
+                rows.append(places[places >= 0].tolist())
         return rows
 
-    def get(self, rows: Sequence[int], fields: list[str]) -> dict[int, dict[str, Any]]:
-        """Some fields of some rows, the key among them."""
-        keys = {int(self.keys[row]): row for row in rows}
-        parts = (list(keys)[start : start + CHUNK] for start in range(0, len(keys), CHUNK))
-        answers = (self.client.get(self.address.collection, part, output_fields=fields) for part in parts)
-        return {keys[entity["key"]]: entity for part in answers for entity in part}
+    def fetch(self, rows: Sequence[int]) -> dict[int, list[float]]:
+        """Fetch the vectors of some rows. One that another process has deleted since is left out.
+
+        Their lines come along, and `store[row]` takes them from memory until the next call.
+        """
+        found = self._get(rows, ["key", "line", "vector"])
+        self.lines = {row: entity["line"] for row, entity in found.items()}
+        return {row: entity["vector"] for row, entity in found.items()}
+
+    def _get(self, rows: Sequence[int], fields: list[str]) -> dict[int, dict[str, Any]]:
+        """Return some fields of some rows. The key has to be one of the fields."""
+        row_of = {int(self.keys[row]): row for row in rows}
+        answers = (
+            self.client.get(self.address.collection, part, output_fields=fields) for part in batches(list(row_of))
+        )
+        return {row_of[entity["key"]]: entity for part in answers for entity in part}
 
     def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows [n] and vectors [n, D], all of them, some at a time."""
-        with_vectors = entities(self.client, self.address.collection, ["key", "vector"], CHUNK)
-        for part in batches(with_vectors):
-            rows = torch.from_numpy(places(self.keys, [entity["key"] for entity in part]))
+        """Yield all candidates in parts: their rows [n] and their vectors [n, D]."""
+        for part in batches(entities(self.client, self.address.collection, ["key", "vector"], CHUNK)):
+            rows = torch.from_numpy(find_sorted(self.keys, np.array([entity["key"] for entity in part], np.int64)))
             yield rows[rows >= 0], torch.tensor([entity["vector"] for entity in part])[rows >= 0]
 
 
 class MilvusSearch:
-    """Stands where a `Search` does."""
+    """Searches a collection. It has the methods of `Search`."""
 
     def __init__(self, store: MilvusStore):
         self.store = store
 
     @torch.no_grad()
     def best(self, ranker: Ranker, contexts: Tokens, count: int) -> SearchResult:
-        """The best `count` that Milvus finds for each of some bare contexts [B, L]."""
-        queries = queries_of(prepared(ranker, contexts), torch.float32)
+        """Find the best `count` candidates for each bare context [B, L], among those near to one of its views."""
+        queries = queries_of(encode_views(ranker, contexts), torch.float32)
         hits = iter(self.store.nearest(torch.cat([query.views for query in queries]), max(count, HITS)))
-        near = [sorted({row for _ in query.views for row in next(hits)}) for query in queries]
-        entities = self.store.get(sorted(set().union(*near)), ["key", "line", "vector"])
-        self.store.met = {row: entity["line"] for row, entity in entities.items()}
+        near = [sorted(set().union(*(next(hits) for _ in query.views))) for query in queries]
+        vectors = self.store.fetch(sorted(set().union(*near)))
         bests = []
         for query, rows in zip(queries, near, strict=True):
-            rows = [row for row in rows if row in entities]
-            vectors = torch.tensor([entities[row]["vector"] for row in rows])  # [n, D]
-            bests.append(Best(count))
+            rows = [row for row in rows if row in vectors]
+            best = Best(count)
             if rows:
-                scores = maths.poly(query.views.unsqueeze(0), vectors.unsqueeze(0), scale=query.scale)[0]
-                bests[-1].add(scores, torch.tensor(rows))
-        share = sum(map(len, near)) / (len(near) * max(1, len(self.store)))
-        return found(bests, share, share)
+                candidates = torch.tensor([vectors[row] for row in rows])  # [n, D]
+                scores = maths.poly(query.views.unsqueeze(0), candidates.unsqueeze(0), scale=query.scale)[0]
+                best.add(scores, torch.tensor(rows))
+            bests.append(best)
+        share = sum(map(len, near)) / (len(near) * len(self.store))
+        return SearchResult.of(bests, share, share)
 
     @torch.no_grad()
     def scores(self, ranker: Ranker, contexts: Tokens) -> Tensor:
-        """Of all candidates, for some bare contexts: [B, N]. Reads the whole collection."""
-        views = prepared(ranker, contexts)
+        """Score all candidates for bare contexts [B, L] -> [B, N] float32. The whole collection is read."""
+        views = encode_views(ranker, contexts)
         scores = torch.full((len(views.vectors), len(self.store)), -torch.inf)
         for rows, vectors in self.store.vectors():
             scores[:, rows] = maths.poly(views.vectors, vectors.unsqueeze(0), views.mask, views.scale)
         return scores
 
 
-def prepared(ranker: Ranker, contexts: Tokens) -> Views:
-    """The contexts' views, in float32 on the CPU."""
+def encode_views(ranker: Ranker, contexts: Tokens) -> Views:
+    """Encode bare contexts [B, L] as views, in float32 on the CPU. Raises ValueError if the ranker has no views."""
     views = ranker.encode_contexts(contexts.to(ranker.device))
     if not isinstance(views, Views):
-        raise ValueError("Milvus is for rankers that keep one vector a candidate: bi, poly, early")
+        raise ValueError(SINGLE)
     return views._replace(vectors=views.vectors.float()).cpu()
 
 
-def open_search(path: str, model: TextRanker, options: SearchOptions) -> MilvusSearch:
-    """The collection at `milvus:URI#COLLECTION`, if this model made it."""
-    if options.search != "exact":
-        raise ValueError(f"--search {options.search} is of a store in files; Milvus searches its own way, leave it out")
-    return MilvusSearch(MilvusStore(*address(path), model.maker))
+def open_search(path: str, fingerprint: str, options: SearchOptions) -> MilvusSearch:
+    """Open the collection at `milvus:URI#COLLECTION`.
 
-
-# --- filling one ----------------------------------------------------------------------------------------------------
-
-
-def build(
-    uri: str,
-    collection: str,
-    candidates: Iterable[dict[str, Any]],
-    encode: Callable[[list[str]], Any],
-    maker: str,
-    *,
-    keep: bool = False,
-    total: int | None = None,
-    progress: bool = True,
-) -> MilvusStore:
-    """Make the collection hold `candidates`, each with a `text`, and no others; with `keep`, those it has as well.
-
-    As `store.build`, but a collection of another model is refused, since a database may not be ours alone. A build that
-    was killed goes on where it was. Memory is bounded: some batches, and about 100 bytes a candidate for the keys.
+    Raises:
+        ValueError: the address is wrong, there is no such collection, or the model of another fingerprint made it.
     """
-    where = Address(uri, collection)
-    if where.embedded:
-        Path(uri).parent.mkdir(parents=True, exist_ok=True)
-    with closing(connect(where)) as client:
-        held: set[int] = set()
-        if check(client, where, maker) is not None:
-            client.load_collection(collection)
-            held = {entity["key"] for entity in entities(client, collection, ["key"], MOST)}
-        met: set[int] = set()
-        with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
-            for part in batches(bar):
-                lines = {digest(line): line for line in (json.dumps(each, ensure_ascii=False) for each in part)}
-                new = {key: line for key, line in lines.items() if key not in held and key not in met}
-                met.update(lines)
-                if new:
-                    insert(client, where, new, encode, maker)
-        if not met and not (keep and held):
-            raise ValueError(f"there are no candidates to put into {where}")
-        for part in batches([] if keep else held - met):
-            client.delete(collection, ids=part)
-        client.flush(collection)
-        return MilvusStore(uri, collection, maker)
+    if options.search != "exact":
+        raise ValueError(f"--search {options.search} is for stores in files; Milvus searches its own way, leave it out")
+    return MilvusSearch(MilvusStore(parse_address(path), fingerprint))
 
 
-def insert(client, where: Address, lines: dict[int, str], encode: Callable[[list[str]], Any], maker: str) -> None:
-    """Encode some candidates and put them into the collection, which is made where it is not there."""
-    for line in lines.values():
-        if len(line.encode()) > LINE:
-            raise ValueError(f"Milvus holds {LINE} bytes of a candidate at most, this has more: {line[:80]}...")
-    texts = [json.loads(line)["text"] for line in lines.values()]
-    vectors = encode(texts)
-    if not isinstance(vectors, Tensor) or vectors.dim() != 2:
-        raise ValueError("Milvus is for rankers that keep one vector a candidate: bi, poly, early")
-    if not client.has_collection(where.collection):
-        create(client, where.collection, vectors.shape[1], maker)
-    rows = zip(lines.items(), texts, vectors.float().cpu().numpy(), strict=True)
-    client.upsert(
-        where.collection,
-        [{"key": key, "label": digest(text.strip()), "line": line, "vector": v} for (key, line), text, v in rows],
-    )
+# --- what reading and writing share -----------------------------------------------------------------------------------
 
 
-def create(client, name: str, width: int, maker: str) -> None:
-    from pymilvus import DataType
-
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("key", DataType.INT64, is_primary=True)
-    schema.add_field("label", DataType.INT64)
-    schema.add_field("line", DataType.VARCHAR, max_length=LINE)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
-    about = {"properties": {MAKER: maker}, "consistency_level": "Strong"}
-    client.create_collection(name, schema=schema, index_params=index, **about)
-
-
-def connect(where: Address):
-    """A client; it raises what goes wrong, so it need not print it too."""
+def connect(address: Address):
+    """Return a client of pymilvus. Raises ValueError if the database cannot be opened."""
     try:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
-        raise ImportError(f"{where} needs Milvus ({error}); type: pip install 'poly_agents[milvus]'") from error
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        raise ImportError(f"{address} needs Milvus ({error}); type: pip install 'poly_agents[milvus]'") from error
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints every error that it also raises
     try:
-        return MilvusClient(where.uri, token=os.environ.get("MILVUS_TOKEN", ""))
+        return MilvusClient(address.uri, token=os.environ.get("MILVUS_TOKEN", ""))
     except MilvusException as error:
         raise ValueError(
-            f"{where} cannot be opened ({error}); an embedded database serves one process at a time"
+            f"{address} cannot be opened ({error}); an embedded database serves one process at a time"
         ) from error
 
 
-def check(client, where: Address, maker: str | None) -> str | None:
-    """What made a collection, None where there is none; refused if that is not `maker`."""
-    if not client.has_collection(where.collection):
+def check_collection(client, address: Address, fingerprint: str | None) -> str | None:
+    """Return the fingerprint of the model that made a collection, or None if there is no collection.
+
+    Raises:
+        ValueError: the collection is not one of candidates, or its fingerprint is not the given one.
+    """
+    if not client.has_collection(address.collection):
         return None
-    made = client.describe_collection(where.collection)["properties"].get(MAKER)
-    if made is None:
-        raise ValueError(f"{where} is a collection of something else; give another name")
-    if maker and made != maker:
-        raise ValueError(f"{where} was made by another model, or by this one before it changed; give another name")
-    return made
+    found = client.describe_collection(address.collection)["properties"].get(FINGERPRINT)
+    if found is None:
+        raise ValueError(f"{address} is a collection of something else; give another name")
+    if fingerprint and found != fingerprint:
+        raise ValueError(f"{address} was made by another model, or by this one before it changed; give another name")
+    return found
 
 
-def entities(client, name: str, fields: list[str], size: int) -> Iterator[dict[str, Any]]:
-    """All of a collection, `size` at a request."""
-    with closing(client.query_iterator(name, batch_size=size, output_fields=fields)) as part:
-        while rows := part.next():
-            yield from rows
+def entities(client, collection: str, fields: list[str], size: int) -> Iterator[dict[str, Any]]:
+    """Yield some fields of all entities of a collection, `size` of them in one request."""
+    with closing(client.query_iterator(collection, batch_size=size, output_fields=fields)) as answers:
+        while part := answers.next():
+            yield from part
 
 
 def batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    """Lists of `CHUNK` items at most."""
+    """Yield lists of at most `CHUNK` items."""
     part = []
     for item in items:
         part.append(item)
@@ -302,13 +272,6 @@ def batches(items: Iterable[Any]) -> Iterator[list[Any]]:
         yield part
 
 
-def places(keys: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
-    """Where in sorted keys each wanted one is; -1: nowhere."""
-    wanted = np.array(wanted, np.int64)
-    place = keys.searchsorted(wanted).clip(max=len(keys) - 1)
-    return np.where(keys[place] == wanted, place, -1)
-
-
 def digest(line: str) -> int:
-    """8 bytes that tell a line from others: of a million, two are the same once in 37 million times."""
-    return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest(), "big", signed=True)
+    """Return the 8 bytes that identify a candidate, by its line or by its text, as a signed integer."""
+    return int.from_bytes(text_digest(line, 8), "big", signed=True)

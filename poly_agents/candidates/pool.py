@@ -1,72 +1,98 @@
-"""Which candidates each context of a batch is scored against. Equal texts are one candidate."""
+"""Choose which candidates each context of a batch is scored against. Texts that are equal are one candidate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from poly_agents.encoders.states import padded_index
+
 
 class Pool(NamedTuple):
-    """Distinct candidates, and which of them belong to each context."""
+    """N distinct candidates, and which of them belong to each of B contexts."""
 
     texts: Sequence[str]  # N
     ids: Sequence[Sequence[int]]  # N, bare
-    index: Tensor | None  # [G, C] into them, -1 where a row is shorter; None: all N for every context
-    labels: Tensor | None  # [B] column of each context's label, -1 where it is not among its candidates
+    index: Tensor | None  # [G, C] candidate numbers, -1 where a row is shorter. None: all N for every context
+    labels: Tensor | None  # [B] column of each context's label, -1 if the label is not among its candidates
 
     def row(self, context: int) -> Sequence[int]:
-        """Candidate numbers of one context, by column."""
+        """Return the candidate numbers of one context, by column."""
         if self.index is None:
             return range(len(self.texts))
-        return [number for number in self.index[context if len(self.index) > 1 else 0].tolist() if number >= 0]
+        return [number for number in self._index_row(context).tolist() if number >= 0]
+
+    def column_of(self, context: int, number: int) -> Tensor | int:
+        """Return what selects the column of a candidate among those of one context."""
+        return number if self.index is None else self._index_row(context) == number
+
+    def _index_row(self, context: int) -> Tensor:
+        return self.index[context if len(self.index) > 1 else 0]
 
 
 def shared(texts: Sequence[str], ids: Sequence[Sequence[int]], labels: Sequence[str] | None) -> Pool:
-    """One pool for the whole batch."""
-    texts, ids, place = _distinct(texts, ids)
-    return Pool(texts, ids, None, _labels([place] * len(labels), labels) if labels else None)
+    """Make one pool for the whole batch.
+
+    Args:
+        texts: candidates; equal ones may come several times.
+        ids: the bare ids of each.
+        labels: the right response of each context, if there are labels.
+    """
+    texts, ids, numbers = _distinct(texts, ids)
+    return Pool(texts, ids, None, _columns([numbers] * len(labels), labels) if labels else None)
 
 
 def separate(
     texts: Sequence[Sequence[str]], ids: Sequence[Sequence[Sequence[int]]], labels: Sequence[str] | None
 ) -> Pool:
-    """Each context's own candidates."""
-    all_texts, all_ids, place = _distinct([t for row in texts for t in row], [i for row in ids for i in row])
-    rows = [list(dict.fromkeys(place[_key(text)] for text in row)) for row in texts]
-    columns = [{_key(all_texts[number]): column for column, number in enumerate(row)} for row in rows]
-    return Pool(all_texts, all_ids, _index(rows), _labels(columns, labels) if labels else None)
+    """Give each context its own candidates. The arguments are as those of `shared`, with one list for each context."""
+    all_texts, all_ids, numbers = _distinct([t for row in texts for t in row], [i for row in ids for i in row])
+    rows = [_unique(numbers[_key(text)] for text in row) for row in texts]
+    places = [{_key(all_texts[number]): column for column, number in enumerate(row)} for row in rows]
+    return Pool(all_texts, all_ids, padded_index(rows), _columns(places, labels) if labels else None)
 
 
 def columns(pool: Pool, labels: Sequence[str]) -> Tensor:
-    """The column of each label in a shared pool, [B]; -1 where it is not in it."""
-    place = {_key(text): number for number, text in enumerate(pool.texts)}
-    return _labels([place] * len(labels), labels)
+    """Find the column of each label in a shared pool, [B]. It is -1 if the label is not in the pool."""
+    numbers = {_key(text): number for number, text in enumerate(pool.texts)}
+    return _columns([numbers] * len(labels), labels)
 
 
 def relevance(
     pool: Pool,
     wanted: Sequence[Mapping[str, float]],
-    places: Callable[[Sequence[str]], Sequence[int]] | None = None,
+    rows_of: Callable[[Sequence[str]], Sequence[int]] | None = None,
 ) -> Tensor:
-    """What each context's candidates are worth, [B, C]: the grade of a `wanted` text, 0 of any other.
+    """Grade the candidates of each context: a `wanted` text has its grade, any other text 0.
 
-    `places` finds the numbers of texts in a pool that has its own way of telling; -1 where a text is not in it.
+    Args:
+        pool: the candidates.
+        wanted: for each of B contexts the grades of some texts. Of equal texts the best grade counts.
+        rows_of: finds candidate numbers by text, -1 for a text that is no candidate. Give that of a store whose texts
+            are on disk. None: the texts of the pool are looked through.
+
+    Returns:
+        The grades, [B, C].
     """
     texts = list(dict.fromkeys(text for grades in wanted for text in grades))
-    numbers = dict(zip(texts, places(texts) if places else columns(pool, texts).tolist(), strict=True))
+    numbers = dict(zip(texts, rows_of(texts) if rows_of else columns(pool, texts).tolist(), strict=True))
     width = len(pool.texts) if pool.index is None else pool.index.shape[1]
-    worth = torch.zeros(len(wanted), width)  # [B, C]
+    graded = torch.zeros(len(wanted), width)  # [B, C]
     for context, grades in enumerate(wanted):
-        index = None if pool.index is None else pool.index[context if len(pool.index) > 1 else 0]
-        for text, grade in sorted(grades.items(), key=lambda pair: pair[1]):  # of equal texts the best grade stays
+        for text, grade in sorted(grades.items(), key=lambda pair: pair[1]):  # the best grade is written last
             if numbers[text] >= 0:
-                worth[context, numbers[text] if index is None else index == numbers[text]] = grade
-    return worth
+                graded[context, pool.column_of(context, numbers[text])] = grade
+    return graded
 
 
 def sample(pool: Pool, negatives: int, seed: int) -> Pool:
-    """Of a shared pool, each context's label in column 0 and `negatives` others, drawn without repeats."""
+    """Draw negatives from a shared pool without repeats.
+
+    Returns:
+        A pool in which each context has its label in column 0 and `negatives` other candidates after it. It is the
+        same pool if there are no more candidates than that.
+    """
     count = len(pool.texts)
     if pool.labels is None or negatives >= count - 1:
         return pool
@@ -78,35 +104,54 @@ def sample(pool: Pool, negatives: int, seed: int) -> Pool:
 
 
 def add(pool: Pool, texts: Sequence[str], ids: Sequence[Sequence[int]], own: Sequence[Sequence[str]]) -> Pool:
-    """More candidates, and after those that each context has, its `own` ones of them."""
-    texts, ids, place = _distinct([*pool.texts, *texts], [*pool.ids, *ids])
-    rows = [[*pool.row(number), *(place[_key(text)] for text in more)] for number, more in enumerate(own)]
-    return Pool(texts, ids, _index(rows), pool.labels)
+    """Give each context more candidates, after those that it has.
+
+    Args:
+        pool: the candidates so far.
+        texts: new candidates of all contexts.
+        ids: the bare ids of each.
+        own: for each context, which of `texts` become its candidates.
+    """
+    texts, ids, numbers = _distinct([*pool.texts, *texts], [*pool.ids, *ids])
+    rows = [_unique([*pool.row(number), *(numbers[_key(text)] for text in new)]) for number, new in enumerate(own)]
+    return Pool(texts, ids, padded_index(rows), pool.labels)
 
 
 def common(pool: Pool, pools: Sequence[Pool]) -> Pool:
-    """One of several `pools`, told in numbers of the candidates of all of them."""
-    texts, ids, place = _distinct([t for p in pools for t in p.texts], [i for p in pools for i in p.ids])
-    rows = [[place[_key(pool.texts[number])] for number in pool.row(context)] for context in range(len(pool.labels))]
-    return Pool(texts, ids, _index(rows), pool.labels)
+    """Number the candidates of a pool by their place among the candidates of all processes.
 
+    Args:
+        pool: the pool of this process.
+        pools: the pools of all processes, in the order of their ranks.
 
-def _index(rows: Sequence[Sequence[int]]) -> Tensor:
-    rows = [torch.tensor(list(dict.fromkeys(row))) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    Returns:
+        A pool with the candidates of all processes, in which each context has the candidates that it had before.
+    """
+    texts, ids, numbers = _distinct([t for p in pools for t in p.texts], [i for p in pools for i in p.ids])
+    rows = [[numbers[_key(pool.texts[number])] for number in pool.row(context)] for context in range(len(pool.labels))]
+    return Pool(texts, ids, padded_index([_unique(row) for row in rows]), pool.labels)
 
 
 def _key(text: str) -> str:
+    """Return what is compared of two texts."""
     return text.strip()
 
 
-def _distinct(texts: Sequence[str], ids: Sequence[Sequence[int]]):
+def _unique(numbers: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(numbers))
+
+
+def _distinct(
+    texts: Sequence[str], ids: Sequence[Sequence[int]]
+) -> tuple[list[str], list[Sequence[int]], dict[str, int]]:
+    """Return texts without repeats, the ids of each, and the number of each by its key."""
     first: dict[str, tuple[str, Sequence[int]]] = {}
-    for text, vector in zip(texts, ids, strict=True):
-        first.setdefault(_key(text), (text, vector))
-    place = {key: number for number, key in enumerate(first)}
-    return [text for text, _ in first.values()], [vector for _, vector in first.values()], place
+    for text, own in zip(texts, ids, strict=True):
+        first.setdefault(_key(text), (text, own))
+    numbers = {key: number for number, key in enumerate(first)}
+    return [text for text, _ in first.values()], [own for _, own in first.values()], numbers
 
 
-def _labels(places: Sequence[dict[str, int]], labels: Sequence[str]) -> Tensor:
+def _columns(places: Sequence[Mapping[str, int]], labels: Sequence[str | None]) -> Tensor:
+    """Look up the column of each label by its key, [B]. It is -1 for a label that is not found, or is None."""
     return torch.tensor([place.get(_key(label or ""), -1) for place, label in zip(places, labels, strict=True)])

@@ -1,13 +1,12 @@
-"""The candidate store: encoded once, kept on disk, memory-mapped by every process that reads it.
+"""Read candidate stores: candidates that were encoded once, kept on disk, and memory-mapped by every reader.
 
-    FOLDER/store.json          the fingerprint of the model, and the segments; renamed into place as a whole
-    FOLDER/NAME.safetensors    encodings of one segment, its longest texts first
-    FOLDER/NAME.jsonl          the candidates themselves, one JSON object a line: text, and whatever else they have
+    FOLDER/store.json          the fingerprint of the model and the list of segments; replaced as a whole
+    FOLDER/NAME.safetensors    encodings of one segment, longest texts first
+    FOLDER/NAME.jsonl          the candidates of the segment, one JSON object a line with a `text` and any other fields
 
 A segment never changes. `writer.py` makes stores and updates them.
 """
 
-import hashlib
 import json
 import os
 from bisect import bisect_right
@@ -24,13 +23,14 @@ from torch import Tensor
 
 from poly_agents.candidates.vectors import Vectors
 from poly_agents.files import atomic
+from poly_agents.files.digests import text_digest
 
 FORMAT = 1
 HEADER = "store.json"
 
 
 class Damaged(ValueError):
-    """A store has files that are not what was written."""
+    """A file of a store is missing, or is not what was written."""
 
 
 class Segment(NamedTuple):
@@ -43,23 +43,23 @@ class Segment(NamedTuple):
 
 
 class Store:
-    """A finished store, open for reading. Rows are counted through its segments, in their order.
+    """A store that is open for reading. Its rows are those of all segments, one segment after another.
 
     Attributes:
         vectors: the encodings of all candidates.
-        precision: the type they are stored in.
-        texts: the texts of all candidates, read from disk one by one.
+        precision: the type they are stored in, float32 for example.
+        segments: the segments, in order.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str | None = None):
-        """Open and verify a store.
+        """Open a store and check all its files against their digests.
 
         Args:
-            folder: of the store.
-            fingerprint: of the model that must have made it; None: any.
+            folder: the folder of the store.
+            fingerprint: the fingerprint of the model that must have made the store. None: any model.
 
         Raises:
-            Damaged: a file is not what was written.
+            Damaged: a file is missing, or is not what was written.
             ValueError: there is no store, or another model made it.
         """
         self.folder = Path(folder)
@@ -99,24 +99,24 @@ class Store:
 
     @property
     def texts(self) -> "Texts":
+        """Return the texts of all candidates. Each is read from disk when it is asked for."""
         return Texts(self)
 
     def rows_of(self, texts: Sequence[str]) -> list[int]:
         """Return the row of each text, or -1 if the store does not have it."""
         if self._sorted is None:
-            keys = np.concatenate([part.numpy().view("S16").ravel() for part in self._keys])
+            keys = np.concatenate([as_keys(part) for part in self._keys])
             order = keys.argsort(kind="stable")
             self._sorted = keys[order], order
         keys, order = self._sorted
-        wanted = np.array([digest(text.strip()) for text in texts], "S16")
-        place = keys.searchsorted(wanted).clip(max=len(keys) - 1)
-        return np.where(keys[place] == wanted, order[place], -1).tolist()
+        places = find_sorted(keys, np.array([digest(text.strip()) for text in texts], keys.dtype))
+        return np.where(places < 0, -1, order[places]).tolist()
 
 
-class Texts(Sequence):
-    """The texts of a store, read from disk one by one."""
+class Texts(Sequence[str]):
+    """The texts of a store, as a sequence. Each is read when it is asked for."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Sequence[dict[str, Any]]):
         self.store = store
 
     def __len__(self) -> int:
@@ -136,28 +136,31 @@ def read_header(folder: Path) -> dict[str, Any] | None:
 
 
 def fingerprint_of(folder: str | Path) -> str | None:
-    """Return the fingerprint of the model that made a store, or None if there is no store."""
+    """Return the fingerprint of the model that made the store in a folder, or None if there is no store."""
     return (read_header(Path(folder)) or {}).get("maker")
 
 
 def paths(folder: Path, segment: Segment) -> tuple[Path, Path]:
-    """Return the two files of a segment: encodings, candidates."""
+    """Return the two files of a segment: its encodings and its candidates."""
     return folder / f"{segment.name}.safetensors", folder / f"{segment.name}.jsonl"
 
 
 def verify(folder: Path, segments: Sequence[Segment]) -> dict[Path, bool]:
-    """Check every file of some segments against its digest."""
-    wanted = {path: want for s in segments for path, want in zip(paths(folder, s), (s.vectors, s.lines), strict=True)}
+    """Check the files of segments against their digests. Returns True for every file that is what was written."""
+    wanted = {}
+    for segment in segments:
+        vectors, lines = paths(folder, segment)
+        wanted |= {vectors: segment.vectors, lines: segment.lines}
 
-    def good(path: Path) -> bool:
+    def is_whole(path: Path) -> bool:
         return path.exists() and atomic.sha256(path) == wanted[path]
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return dict(zip(wanted, threads.map(good, wanted), strict=True))
+        return dict(zip(wanted, threads.map(is_whole, wanted), strict=True))
 
 
 def load_segment(path: Path) -> dict[str, Tensor]:
-    """Map the tensors of a segment into memory. Raises Damaged if that cannot be done."""
+    """Map the tensors of a segment into memory. Raises Damaged if that fails."""
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -165,11 +168,31 @@ def load_segment(path: Path) -> dict[str, Tensor]:
         raise Damaged(f"{path} is damaged ({error})") from error
 
 
+# --- keys of candidates -----------------------------------------------------------------------------------------------
+
+
 def digest(line: str) -> bytes:
-    """Return 16 bytes that identify a line."""
-    return hashlib.blake2b(line.encode(), digest_size=16).digest()
+    """Return the 16 bytes that identify a candidate, by its line of JSON or by its text."""
+    return text_digest(line, 16)
 
 
-def bytes_of(keys: Sequence[bytes]) -> Tensor:
-    """Return digests as a tensor, [N, 16]."""
+def as_tensor(keys: Sequence[bytes]) -> Tensor:
+    """Return digests as a tensor of bytes, [N, 16], which is how a segment holds them."""
     return torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, 16)
+
+
+def as_keys(digests: Tensor) -> np.ndarray:
+    """Return a tensor of digests [N, 16] as an array of N keys that can be sorted."""
+    return digests.numpy().view("S16").ravel()
+
+
+def find_sorted(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where each wanted key is in sorted keys, or -1 if it is not there.
+
+    >>> find_sorted(np.array([2, 5, 7]), np.array([5, 6]))
+    array([ 1, -1])
+    """
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    places = keys.searchsorted(wanted).clip(max=len(keys) - 1)
+    return np.where(keys[places] == wanted, places, -1)

@@ -1,7 +1,8 @@
 """Make candidate stores and update them.
 
-A segment never changes. To add candidates is to write more segments. To remove some is to write the segments they were
-in again, without encoding anything. A build that was killed goes on where it was: what `store.json` lists is done.
+A segment never changes. Added candidates go into new segments. If candidates are removed, the segments that held them
+are written again from what is stored, without encoding. A build that was killed continues after the last segment that
+`store.json` lists.
 """
 
 import hashlib
@@ -28,27 +29,29 @@ from poly_agents.candidates.store import (
     Damaged,
     Segment,
     Store,
-    bytes_of,
+    as_keys,
+    as_tensor,
     digest,
+    find_sorted,
     load_segment,
     paths,
     read_header,
     verify,
 )
-from poly_agents.candidates.vectors import PRECISIONS, Vectors, flatten
+from poly_agents.candidates.vectors import STORED_AS, Vectors, flatten
 from poly_agents.files import atomic
 
 ROWS = 32_768  # candidates of a segment, at most
-BYTES = 2**26  # encodings of a segment, about
+BYTES = 2**26  # bytes of the encodings of a segment, about
 CHUNK = 2_048  # candidates encoded at a time
 
 
 class Recipe(NamedTuple):
-    """How the encodings of a store are made."""
+    """How to encode the candidates of a store."""
 
-    encode: Callable[[list[str]], Any]  # texts -> encoded candidates
+    encode: Callable[[list[str]], Any]  # N texts -> N encoded candidates
     fingerprint: str  # of everything that `encode` depends on
-    precision: str = "float32"
+    precision: str = "float32"  # type to store vectors in, one of `vectors.STORED_AS`
 
 
 def update(
@@ -59,22 +62,25 @@ def update(
     keep: bool = False,
     progress: bool = True,
 ) -> Store:
-    """Make a store of a file of candidates, or of the candidates themselves; reopen it if nothing has changed.
+    """Make or update a store of candidates, or of a file of them. A store that is up to date is only opened.
 
     Args:
-        folder: of the store.
-        candidates: a file as `read_candidates` takes it, or texts, or dictionaries with a `text`.
-        recipe: how they are encoded.
-        keep: keep what the store holds besides.
+        folder: the folder of the store.
+        candidates: a file that `read_candidates` reads, or texts, or dictionaries with a `text`.
+        recipe: how to encode them.
+        keep: also keep the other candidates that the store has.
         progress: show a progress bar.
+
+    Raises:
+        ValueError: as `build` and `read_candidates`.
     """
     if not isinstance(candidates, str | Path):
         dictionaries = ({"text": each} if isinstance(each, str) else each for each in candidates)
         return build(folder, dictionaries, recipe, keep=keep, progress=progress)
     source, total = atomic.sha256(candidates), count_lines(candidates)
-    finished = None if keep else unchanged(folder, recipe, source)
-    if all(processes.all_gather(finished is not None)):
-        return finished
+    store = None if keep else up_to_date(folder, recipe, source)
+    if all(processes.all_gather(store is not None)):
+        return store
     rows = read_candidates(candidates)
     return build(folder, rows, recipe, keep=keep, source=source, total=total, progress=progress)
 
@@ -89,31 +95,31 @@ def build(
     total: int | None = None,
     progress: bool = True,
 ) -> Store:
-    """Make the store hold some candidates and no others.
+    """Make a store hold the given candidates and no others.
 
-    What it holds already is not encoded again, unless another model or precision made it, or it is damaged. Memory is
-    bounded: some segments, and 40 bytes a candidate to know which are there. Of several processes the first reads and
-    writes, all of them encode, and the store is the same.
+    A stored candidate is encoded again only if it is damaged, or if another model or precision made it. Memory holds a
+    few segments, and 40 bytes for each candidate to know which are stored. With several processes the first one reads
+    and writes, all of them encode, and the store is the same as that of one process.
 
     Args:
-        folder: of the store; made if it does not exist.
-        candidates: dictionaries with a `text`.
-        recipe: how they are encoded.
-        keep: keep what the store holds besides.
-        source: digest of the file that these candidates are all of.
-        total: how many there are, for the progress bar.
-        progress: show it.
+        folder: the folder of the store. It is made if it does not exist.
+        candidates: dictionaries with a `text` and any other fields.
+        recipe: how to encode them.
+        keep: also keep the other candidates that the store has.
+        source: digest of the file that holds exactly these candidates, if there is one.
+        total: number of candidates, for the progress bar.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: the folder holds something else, or there are no candidates, or the precision is unknown.
+        ValueError: the folder holds something else, there are no candidates, or the precision is not known.
     """
-    if recipe.precision not in (*PRECISIONS[1:], "float16"):
-        raise ValueError(f"a store's precision is one of {', '.join(PRECISIONS[1:])}; got {recipe.precision!r}")
+    if recipe.precision not in STORED_AS:
+        raise ValueError(f"a store's precision is one of {', '.join(STORED_AS)}; got {recipe.precision!r}")
     folder = Path(folder)
     if folder.is_dir() and read_header(folder) is None and any(p for p in folder.iterdir() if p.name != "lock"):
         raise ValueError(f"{folder} is a folder of something else; give a new one")
     folder.mkdir(parents=True, exist_ok=True)
-    if processes.rank():
+    if processes.rank() > 0:
         processes.share_work(lambda texts: flatten(recipe.encode(texts), recipe.precision))
         return Store(folder, recipe.fingerprint)
     bar = tqdm(total=total, unit="cand", desc="encoding", disable=not progress)
@@ -126,14 +132,14 @@ def build(
 
 
 def discard(folder: str | Path) -> None:
-    """Have the next build encode everything again."""
+    """Empty a store, so that the next build encodes everything again. Nothing happens if there is none."""
     header = read_header(Path(folder))
     if header:
         atomic.write_text(Path(folder, HEADER), json.dumps(header | {"maker": "", "segments": []}))
 
 
-def unchanged(folder: str | Path, recipe: Recipe, source: str) -> Store | None:
-    """Return the store in a folder, if it is whole and holds this source, encoded by this recipe, and nothing else."""
+def up_to_date(folder: str | Path, recipe: Recipe, source: str) -> Store | None:
+    """Open the store in a folder if it is whole and holds exactly the file `source`, encoded by this recipe."""
     header = read_header(Path(folder)) or {}
     expected = [recipe.fingerprint, recipe.precision, source]
     if [header.get(name) for name in ("maker", "precision", "source")] != expected:
@@ -146,126 +152,134 @@ def unchanged(folder: str | Path, recipe: Recipe, source: str) -> Store | None:
 class Writer:
     """Writes candidates into a folder, one segment after another."""
 
-    def __init__(self, folder: Path, recipe: Recipe, done: Callable[[int], Any]):
-        """Read what the folder holds.
+    def __init__(self, folder: Path, recipe: Recipe, count: Callable[[int], Any]):
+        """Find the segments that the folder has already.
 
         Args:
-            folder: of the store.
-            recipe: how candidates are encoded.
-            done: called with the number of candidates that were finished.
+            folder: the folder of the store.
+            recipe: how to encode candidates.
+            count: is called with the number of candidates that were just finished.
         """
-        self.folder, self.recipe, self.done = folder, recipe, done
+        self.folder, self.recipe, self.count = folder, recipe, count
         header = read_header(folder) or {}
         same = header.get("maker") == recipe.fingerprint and header.get("precision") == recipe.precision
         listed = [Segment(*entry) for entry in header["segments"]] if same else []
-        good = verify(folder, listed)
-        self.segments = [s for s in listed if all(good[path] for path in paths(folder, s))]
-        self.old = len(self.segments)
-        stored = [load_segment(paths(folder, segment)[0])["keys"] for segment in self.segments]
-        keys = np.concatenate([np.empty(0, "S16"), *(part.numpy().view("S16").ravel() for part in stored)])
+        whole = verify(folder, listed)
+        self.segments = [segment for segment in listed if all(whole[path] for path in paths(folder, segment))]
+        self.old = len(self.segments)  # the segments before this build
+        stored = [as_keys(load_segment(paths(folder, segment)[0])["keys"]) for segment in self.segments]
+        keys = np.concatenate([np.empty(0, "S16"), *stored])
         self.order = keys.argsort(kind="stable")
         self.keys = keys[self.order]
-        self.wanted = np.zeros(len(keys), bool)  # stored candidates that were given again
-        self.waiting: dict[bytes, str] = {}  # key -> line
+        self.given = np.zeros(len(keys), bool)  # stored candidates that are given to this build too
+        self.waiting: dict[bytes, str] = {}  # key -> line, of candidates to be written
         self.added: set[bytes] = set()
-        self.rows: int | None = None  # of a segment; known once an encoding was measured
+        self.rows: int | None = None  # candidates of a segment, known once an encoding was measured
 
     def add(self, candidate: dict[str, Any]) -> None:
-        """Take a candidate. It is written with others, or in `finish`."""
+        """Add a candidate. It is written together with others, or by `finish`."""
         line = json.dumps(candidate, ensure_ascii=False)
         self.waiting[digest(line)] = line
         if len(self.waiting) >= ROWS:
             self.write_waiting()
 
     def write_waiting(self) -> None:
-        """Encode and write those waiting candidates that are not stored yet."""
-        keys = np.array(list(self.waiting), "S16")
-        place = self.keys.searchsorted(keys).clip(max=max(0, len(self.keys) - 1))
-        stored = self.keys[place] == keys if len(self.keys) else np.zeros(len(keys), bool)
-        self.wanted[self.order[place[stored]]] = True
-        new = [item for item, known in zip(self.waiting.items(), stored, strict=True) if not known]
-        new = [(key, line) for key, line in new if key not in self.added]
+        """Encode and write the waiting candidates that are not stored yet, longest first."""
+        new = self.take_new()
         self.added.update(key for key, _ in new)
-        self.done(len(self.waiting) - len(new))
+        self.count(len(self.waiting) - len(new))
         self.waiting = {}
         new.sort(key=lambda item: -len(item[1]))
         while new:
-            if self.rows is None:
-                sample = self.encode([json.loads(line)["text"] for _, line in new[:16]])
-                size = sum(part.nbytes for part in sample.values()) / len(new[:16])
-                self.rows = max(1, min(ROWS, int(BYTES / size)))
+            self.rows = self.rows or self.rows_of_segment([json.loads(line)["text"] for _, line in new[:16]])
             self.encode_segment(new[: self.rows])
             new = new[self.rows :]
 
+    def take_new(self) -> list[tuple[bytes, str]]:
+        """Return keys and lines of the waiting candidates that are not stored yet, and mark those that are."""
+        places = find_sorted(self.keys, np.array(list(self.waiting), "S16"))
+        self.given[self.order[places[places >= 0]]] = True
+        pairs = zip(self.waiting.items(), places.tolist(), strict=True)
+        return [(key, line) for (key, line), place in pairs if place < 0 and key not in self.added]
+
+    def rows_of_segment(self, sample: list[str]) -> int:
+        """Return how many candidates go into a segment, by the size that some of them have when they are encoded."""
+        size = sum(part.nbytes for part in self.encode(sample).values()) / len(sample)
+        return max(1, min(ROWS, int(BYTES / size)))
+
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
+        """Encode candidates as a segment holds them."""
         return flatten(self.recipe.encode(texts), self.recipe.precision)
 
     def encode_segment(self, items: list[tuple[bytes, str]]) -> None:
-        """Encode one segment, given as keys and lines, and write it."""
+        """Encode the candidates of a segment, given as keys and lines, and write it."""
         texts = [json.loads(line)["text"] for _, line in items]
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         tensors: list[dict[str, Tensor]] = []
         while len(tensors) < len(chunks):
             part = chunks[len(tensors) :][: processes.count()]
             tensors += processes.map_shared(self.encode, part)
-            self.done(sum(map(len, part)))
+            self.count(sum(map(len, part)))
         joined = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
         self.write_segment([key for key, _ in items], [line for _, line in items], joined)
 
     def write_segment(self, keys: list[bytes], lines: list[str], tensors: dict[str, Tensor]) -> None:
-        """Write the two files of a segment, then list it."""
+        """Write the two files of a segment, then list it in `store.json`."""
         encoded = [line.encode() + b"\n" for line in lines]
         if "norms" in tensors:
             tensors = tensors | sketch(Vectors([tensors]))
         tensors = tensors | {
-            "keys": bytes_of(keys),
-            "texts": bytes_of([digest(json.loads(line)["text"].strip()) for line in lines]),
+            "keys": as_tensor(keys),
+            "texts": as_tensor([digest(json.loads(line)["text"].strip()) for line in lines]),
             "offsets": torch.tensor([0, *accumulate(map(len, encoded))]),
         }
         name = hashlib.sha256(self.recipe.fingerprint.encode() + b"".join(keys)).hexdigest()[:16]
-        entry = Segment(name, len(keys), "", "")
-        atomic.replace(paths(self.folder, entry)[0], lambda beside: save_file(tensors, beside))
-        atomic.replace(paths(self.folder, entry)[1], lambda beside: Path(beside).write_bytes(b"".join(encoded)))
-        self.segments.append(Segment(name, len(keys), *map(atomic.sha256, paths(self.folder, entry))))
+        vectors_path, lines_path = paths(self.folder, Segment(name, len(keys), "", ""))
+        atomic.replace(vectors_path, lambda beside: save_file(tensors, beside))
+        atomic.replace(lines_path, lambda beside: Path(beside).write_bytes(b"".join(encoded)))
+        self.segments.append(Segment(name, len(keys), atomic.sha256(vectors_path), atomic.sha256(lines_path)))
         self.write_header("")
 
     def finish(self, keep: bool, source: str) -> None:
-        """Write what is waiting, remove what was not given again unless `keep`, and delete files of no segment."""
+        """Write what is waiting. Remove stored candidates that were not given, unless `keep`, and files of no segment."""
         self.write_waiting()
-        if not keep and not self.wanted.all():
-            self.remove_unwanted()
+        if not keep and not self.given.all():
+            self.remove_not_given()
         if not self.segments:
             raise ValueError(f"there are no candidates to put into {self.folder}")
         self.write_header(source)
         listed = {path for segment in self.segments for path in paths(self.folder, segment)}
         for path in self.folder.iterdir():
             if path.suffix in (".safetensors", ".jsonl", ".tmp") and path not in listed:
-                with suppress(FileNotFoundError):
-                    path.unlink()
+                path.unlink(missing_ok=True)
 
-    def remove_unwanted(self) -> None:
-        """Write those segments again that hold candidates which were not given again."""
+    def remove_not_given(self) -> None:
+        """Write the older segments again without the candidates that were not given to this build."""
         old, start = self.segments[: self.old], 0
         self.segments = self.segments[self.old :]
-        whole = []
+        unchanged = []
         for segment in old:
-            wanted = torch.from_numpy(self.wanted[start : start + segment.rows])
+            given = torch.from_numpy(self.given[start : start + segment.rows])
             start += segment.rows
-            if wanted.all():
-                whole.append(segment)
-            elif wanted.any():
-                vectors, lines = paths(self.folder, segment)
-                tensors = load_segment(vectors)
-                keys = [bytes(key) for key in tensors["keys"][wanted].numpy()]
-                text = [line for line, good in zip(lines.read_text("utf-8").split("\n"), wanted, strict=False) if good]
-                self.write_segment(keys, text, Vectors([tensors]).select(wanted))
-        self.segments = whole + self.segments
+            if given.all():
+                unchanged.append(segment)
+            elif given.any():
+                self.write_part(segment, given)
+        self.segments = unchanged + self.segments
+
+    def write_part(self, segment: Segment, given: Tensor) -> None:
+        """Write a segment again with those rows that `given` [N] is True for."""
+        vectors_path, lines_path = paths(self.folder, segment)
+        tensors = load_segment(vectors_path)
+        keys = [bytes(key) for key in tensors["keys"][given].numpy()]
+        rows = zip(lines_path.read_text("utf-8").split("\n"), given.tolist(), strict=False)  # and an empty last line
+        self.write_segment(keys, [line for line, wanted in rows if wanted], Vectors([tensors]).select(given))
 
     def write_header(self, source: str) -> None:
-        """Write `store.json`. `source` is the digest of the file that the store is all of, empty while it is made."""
+        """Write `store.json`. `source` is the digest of the file that was stored, empty until all of it is."""
         header = {
             "format": FORMAT,
-            "maker": self.recipe.fingerprint,  # the key of earlier versions
+            "maker": self.recipe.fingerprint,  # so called since the first version
             "precision": self.recipe.precision,
             "source": source,
             "segments": self.segments,

@@ -1,0 +1,117 @@
+"""Fill a collection of Milvus with encoded candidates.
+
+A collection belongs to one model. What it has already is not encoded again, so a build that was killed continues where
+it was. Unlike a store in files, a collection of another model is refused and not replaced: the database may be shared.
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from poly_agents.candidates import milvus
+from poly_agents.candidates.milvus import Address, MilvusStore
+from poly_agents.candidates.writer import Recipe
+
+LINE = 65_535  # bytes of a candidate as JSON, a limit of Milvus
+
+
+def build(
+    address: Address,
+    candidates: Iterable[dict[str, Any]],
+    recipe: Recipe,
+    *,
+    keep: bool = False,
+    total: int | None = None,
+    progress: bool = True,
+) -> MilvusStore:
+    """Make a collection hold the given candidates and no others.
+
+    Memory holds a few batches, and about 100 bytes for each candidate to know which are stored.
+
+    Args:
+        address: the collection. It is made if it does not exist.
+        candidates: dictionaries with a `text` and any other fields.
+        recipe: how to encode them. The vectors are stored in float32, whatever its precision.
+        keep: also keep the other candidates that the collection has.
+        total: number of candidates, for the progress bar.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: another model made the collection, a candidate is too long, or there are no candidates.
+    """
+    if address.embedded:
+        Path(address.uri).parent.mkdir(parents=True, exist_ok=True)
+    with closing(milvus.connect(address)) as client:
+        stored = stored_keys(client, address, recipe.fingerprint)
+        given: set[int] = set()
+        with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
+            for part in milvus.batches(bar):
+                lines = {milvus.digest(line): line for line in (json.dumps(each, ensure_ascii=False) for each in part)}
+                new = {key: line for key, line in lines.items() if key not in stored and key not in given}
+                given.update(lines)
+                if new:
+                    insert(client, address, new, recipe)
+        if not given and not (keep and stored):
+            raise ValueError(f"there are no candidates to put into {address}")
+        if not keep:
+            for part in milvus.batches(stored - given):
+                client.delete(address.collection, ids=part)
+        client.flush(address.collection)
+        return MilvusStore(address, recipe.fingerprint)
+
+
+def stored_keys(client, address: Address, fingerprint: str) -> set[int]:
+    """Return the keys of a collection, none if there is no collection. Raises ValueError if another model made it."""
+    if milvus.check_collection(client, address, fingerprint) is None:
+        return set()
+    client.load_collection(address.collection)
+    return {entity["key"] for entity in milvus.entities(client, address.collection, ["key"], milvus.ANSWER)}
+
+
+def insert(client, address: Address, lines: dict[int, str], recipe: Recipe) -> None:
+    """Encode candidates, given as lines by key, and put them into the collection. It is made if it does not exist."""
+    for line in lines.values():
+        if len(line.encode()) > LINE:
+            raise ValueError(
+                f"a candidate has {len(line.encode())} bytes as JSON, Milvus holds {LINE} bytes at most; shorten it: "
+                f"{line[:80]}..."
+            )
+    texts = [json.loads(line)["text"] for line in lines.values()]
+    vectors = recipe.encode(texts)
+    if not isinstance(vectors, Tensor) or vectors.dim() != 2:
+        raise ValueError(milvus.SINGLE)
+    if not client.has_collection(address.collection):
+        create(client, address.collection, vectors.shape[1], recipe.fingerprint)
+    rows = zip(lines.items(), texts, vectors.float().cpu().numpy(), strict=True)
+    client.upsert(
+        address.collection,
+        [
+            {"key": key, "label": milvus.digest(text.strip()), "line": line, "vector": vector}
+            for (key, line), text, vector in rows
+        ],
+    )
+
+
+def create(client, collection: str, width: int, fingerprint: str) -> None:
+    """Make an empty collection for vectors of some width, searched by inner products."""
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    schema.add_field("label", DataType.INT64)
+    schema.add_field("line", DataType.VARCHAR, max_length=LINE)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
+    client.create_collection(
+        collection,
+        schema=schema,
+        index_params=index,
+        properties={milvus.FINGERPRINT: fingerprint},
+        consistency_level="Strong",
+    )
