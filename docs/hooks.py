@@ -1,7 +1,7 @@
 """What MkDocs does besides rendering the pages: write the API reference, and put other files of the project in.
 
-A line `<!-- include: PATH -->` is replaced by the file at PATH, counted from the root of the project. The reference has
-a page for each folder, with every module of it, so a new file is there by itself.
+A line that is nothing but a link to a Markdown file outside of docs/ is replaced by that file. The API reference has a
+page for each folder, with every module of it, so a new file is there by itself.
 """
 
 import re
@@ -11,7 +11,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-INCLUDE = re.compile(r"^<!-- include: (\S+) -->$", re.MULTILINE)
+INCLUDE = re.compile(r"^\[[^\]]*\]\(\.\./([^)]+\.md)\)$", re.MULTILINE)
+PLOT = re.compile(r"\]\(\.\./benchmarks/results/([\w-]+\.png)\)")
 LINK = re.compile(r"\[([^\]]*)\]\(((?!https?:|#)[^)]+)\)")
 PAGES = {"tasks/README.md": "data-sets.md", "zoo/README.md": "zoo.md", "README.md": "index.md"}
 
@@ -55,7 +56,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """Replace every include line. Raises FileNotFoundError if there is no such file, which stops the build."""
+    """Put files and plots in. Raises FileNotFoundError if there is no such file, which stops the build."""
+    markdown = PLOT.sub(r"](images/\1)", markdown)
     return INCLUDE.sub(lambda match: included(match.group(1)), markdown)
 
 
