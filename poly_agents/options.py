@@ -1,4 +1,11 @@
-"""Options as frozen dataclasses: each field declares its flag, type, default, choices and help, once."""
+"""Options as frozen dataclasses. Each field declares its flag, type, default, choices and help, once.
+
+>>> @dataclass(frozen=True)
+... class PolyOptions(Options):
+...     poly_codes: int = option(64, "context vectors for each dialogue")
+>>> PolyOptions.of({"poly_codes": 16, "batchsize": 8})
+PolyOptions(poly_codes=16)
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,16 +13,23 @@ from typing import Any, Self
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None, fallback: Any = None) -> Any:
-    """A field of an `Options` class that is also a flag of the command line.
+    """Declare a field of an `Options` class, which is also a flag of the command line.
 
-    With None for a default it is left open: what the pretrained weights say, or else `otherwise`.
+    A default of None leaves the option open: take the value from the pretrained checkpoint; if it has none, use
+    `fallback`.
+
+    Args:
+        default: the value if none is given. Its type is the type of the flag.
+        help: the text for `--help`.
+        choices: the values that are allowed. None allows any.
+        fallback: the value of an open option that the checkpoint does not set. Its type is the type of the flag.
     """
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "fallback": fallback})
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a model can be told. The command line is made from the fields: `poly_codes` is `--poly-codes`."""
+    """Base of all options. A subclass checks its values in `__post_init__` and raises ValueError for a wrong one."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -25,44 +39,56 @@ class Options:
 
     @classmethod
     def add_to(cls, parser) -> None:
-        """Declare the flags on ParlAI's parser, or on a group of it."""
+        """Declare the flags on a parser of ParlAI, or on a group of one."""
         for field in dataclasses.fields(cls):
-            plain = field.metadata["fallback"] if is_open(field) else field.default
-            told = f"; default: as the pretrained weights say, or else {plain!r}" if is_open(field) else ""
+            help, value = field.metadata["help"], field.default
+            if is_open(field):
+                value = field.metadata["fallback"]
+                help += f"; default: as the pretrained checkpoint says, or else {value!r}"
             parser.add_argument(
                 flag(field.name),
-                type="bool" if isinstance(plain, bool) else type(plain),
+                type="bool" if isinstance(value, bool) else type(value),
                 default=field.default,
                 choices=field.metadata["choices"],
-                help=field.metadata["help"] + told,
+                help=help,
             )
 
     @classmethod
-    def of(cls, values: dict) -> Self:
-        """From any mapping that holds at least some of the fields; the others keep their defaults."""
-        return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Make options from a dictionary. Entries that are not fields are ignored; fields may be missing."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def fill_open(self, known: dict[str, Any]) -> Self:
-        """With all that was left open as it is in `known`, or else as it is `otherwise`."""
-        left = [field for field in dataclasses.fields(self) if getattr(self, field.name) is None]
-        found = {field.name: known.get(field.name) for field in left}
-        return dataclasses.replace(
-            self, **{f.name: f.metadata["fallback"] if found[f.name] is None else found[f.name] for f in left}
-        )
+        """Return a copy in which no option is open.
+
+        Args:
+            known: values that a pretrained checkpoint sets, by name. Open options that it does not set take their
+                fallbacks.
+        """
+        values = {}
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is None:
+                value = known.get(field.name)
+                values[field.name] = field.metadata["fallback"] if value is None else value
+        return dataclasses.replace(self, **values)
 
 
 def is_open(field: dataclasses.Field) -> bool:
-    """Whether an option is left open by default."""
+    """Tell whether an option is open by default."""
     return field.default is None
 
 
 def flag(name: str) -> str:
-    """`poly_codes` -> `--poly-codes`."""
+    """Return the flag of an option.
+
+    >>> flag("poly_codes")
+    '--poly-codes'
+    """
     return "--" + name.replace("_", "-")
 
 
-def at_least(options: Options, name: str, least: int) -> None:
-    """Refuse a smaller number, by the name of its flag."""
+def at_least(options: Options, name: str, minimum: float) -> None:
+    """Raise ValueError if an option is smaller than `minimum`. An open option passes."""
     value = getattr(options, name)
-    if value is not None and value < least:
-        raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+    if value is not None and value < minimum:
+        raise ValueError(f"{flag(name)} must be at least {minimum}, got {value}")

@@ -37,8 +37,9 @@ def numpy_globals() -> list:
     import numpy
 
     scalar = numpy.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # before numpy 2, and since
     dtypes = [type(numpy.dtype(name)) for name in ("float64", "float32", "int64")]
-    return [scalar, numpy.dtype, *dtypes]
+    return [*names, numpy.dtype, *dtypes]
 
 
 def patch_distributed(distributed) -> None:

@@ -27,7 +27,7 @@ PLAIN = {"precision": "float32"}
 
 def scores(model: TextRanker) -> torch.Tensor:
     kept = model.encode(CANDIDATES)
-    return model.ranker.score_texts(model.context_ids(CONTEXTS), kept)
+    return model.ranker.score_ids(model.context_ids(CONTEXTS), kept)
 
 
 # --- bi -------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def theirs(model: SentenceTransformer, by: str) -> torch.Tensor:
 @pytest.mark.parametrize("by", ["cosine", "dot"])
 def test_bi_takes_over_pooling_and_similarity(tiny, tmp_path, pooling, by):
     model, folder = write(tmp_path, tiny, pooling=pooling, similarity_fn_name=by)
-    ours = TextRanker.start("bi", backbone=folder, **PLAIN)
+    ours = poly_agents.start("bi", backbone=folder, **PLAIN)
     assert_close(scores(ours), theirs(model, by), atol=1e-4, rtol=1e-5)
 
 
@@ -63,10 +63,10 @@ def test_bi_takes_over_pooling_and_similarity(tiny, tmp_path, pooling, by):
 def test_bi_takes_over_dense_layer_normalisation_and_prompts(tiny, tmp_path, activation):
     dense = Dense(26, 11, bias=activation._get_name() == "Tanh", activation_function=activation)
     model, folder = write(tmp_path, tiny, dense, Normalize(), similarity_fn_name="dot", prompts=PROMPTS)
-    ours = TextRanker.start("bi", backbone=folder, **PLAIN)
+    ours = poly_agents.start("bi", backbone=folder, **PLAIN)
     assert_close(scores(ours), theirs(model, "cosine"), atol=1e-4, rtol=1e-5)
     assert ours.ranker.options.candidate_prompt == PROMPTS["document"]
-    without = TextRanker.start("bi", backbone=folder, candidate_prompt="", **PLAIN)
+    without = poly_agents.start("bi", backbone=folder, candidate_prompt="", **PLAIN)
     assert not torch.allclose(scores(without), scores(ours))
 
 
@@ -75,7 +75,7 @@ def test_bi_takes_over_dense_layer_normalisation_and_prompts(tiny, tmp_path, act
 def test_bi_equals_sentence_transformers_for_every_family(encoders, tmp_path, family):
     model, folder = write(tmp_path, encoders[family], Normalize(), prompts=PROMPTS, pooling="cls")
     assert_close(
-        scores(TextRanker.start("bi", backbone=folder, **PLAIN)), theirs(model, "cosine"), atol=1e-4, rtol=1e-5
+        scores(poly_agents.start("bi", backbone=folder, **PLAIN)), theirs(model, "cosine"), atol=1e-4, rtol=1e-5
     )
 
 
@@ -83,22 +83,22 @@ def test_settings_of_earlier_versions_are_read(tiny, tmp_path):
     write(tmp_path, tiny)
     settings = {"word_embedding_dimension": 26, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
-    assert TextRanker.start("bi", backbone=str(tmp_path), **PLAIN).ranker.options.reduction == "first"
+    assert poly_agents.start("bi", backbone=str(tmp_path), **PLAIN).ranker.options.reduction == "first"
 
 
 def test_a_prompt_is_never_cut_off(tiny, tmp_path):
     _, folder = write(tmp_path, tiny, prompts=PROMPTS)
-    ours = TextRanker.start("bi", backbone=folder, text_truncate=1, **PLAIN)
+    ours = poly_agents.start("bi", backbone=folder, text_truncate=1, **PLAIN)
     (short,) = ours.context_ids(["hello how are you"])
     assert ours.ranker.frame.context_prompt == tuple(ours.tokenizer.ids("name is"))
     assert len(short) == 1
-    assert ours.ranker.span(1, 1) == 2 + 2 + 1
+    assert ours.ranker.positions_needed(1, 1) == 2 + 2 + 1
 
 
 @torch.no_grad()
 def test_what_was_taken_over_is_saved(tiny, tmp_path):
     _, folder = write(tmp_path / "theirs", tiny, Dense(26, 11), pooling="max", prompts=PROMPTS)
-    ours = TextRanker.start("bi", backbone=folder, **PLAIN)
+    ours = poly_agents.start("bi", backbone=folder, **PLAIN)
     ours.save(str(tmp_path / "model"))
     again = poly_agents.load(str(tmp_path / "model"), "float32")
     assert_close(scores(again), scores(ours), atol=0, rtol=0)
@@ -111,7 +111,7 @@ def test_parlai_trains_on_from_a_folder_and_from_a_model_that_did(tiny, tmp_path
     _, folder = write(tmp_path / "theirs", tiny, Dense(26, 11), pooling="max", prompts=PROMPTS)
     options["backbone"] = {"bi": folder}
     agent = make(options, "bi", datatype="train")
-    first = scores(TextRanker.start("bi", backbone=folder, **PLAIN))
+    first = scores(poly_agents.start("bi", backbone=folder, **PLAIN))
     assert_close(scores(agent._text_ranker()), first)
     agent.save(options["model_file"])
     assert_close(scores(poly_agents.load(options["model_file"], "float32")), first)
@@ -130,11 +130,11 @@ def test_what_bi_cannot_do_is_refused(tiny, tmp_path):
     ]:
         _, folder = write(tmp_path / name, tiny, *module, pooling=pooling)
         with pytest.raises(ValueError, match=message):
-            TextRanker.start("bi", backbone=folder, **PLAIN)
-    assert TextRanker.start("bi", backbone=str(tmp_path / "two"), reduction="first", **PLAIN)
+            poly_agents.start("bi", backbone=folder, **PLAIN)
+    assert poly_agents.start("bi", backbone=str(tmp_path / "two"), reduction="first", **PLAIN)
     _, folder = write(tmp_path / "far", tiny, similarity_fn_name="euclidean")
     with pytest.raises(ValueError, match="compares by euclidean; bi knows cosine and dot"):
-        TextRanker.start("bi", backbone=folder, **PLAIN)
+        poly_agents.start("bi", backbone=folder, **PLAIN)
 
 
 def test_a_folder_whose_settings_cannot_be_followed_is_refused(tiny, tmp_path):
@@ -145,18 +145,18 @@ def test_a_folder_whose_settings_cannot_be_followed_is_refused(tiny, tmp_path):
         before = path.read_text()
         path.write_text(json.dumps(json.loads(before) | changes))
         with pytest.raises(ValueError, match=message):
-            TextRanker.start("bi", backbone=folder, **PLAIN)
+            poly_agents.start("bi", backbone=folder, **PLAIN)
         path.write_text(before)
 
     refused("1_Pooling/config.json", "leaves its prompts out of the pooling", include_prompt=False)
-    refused("sentence_bert_config.json", "lowercases before its tokeniser does", do_lower_case=True)
+    refused("sentence_bert_config.json", "lowercases before its tokenizer does", do_lower_case=True)
     refused("config_sentence_transformers.json", "joins the prompt 'ca' with the first word", prompts={"query": "ca"})
     save_file({"linear.bias": torch.zeros(11)}, tmp_path / "2_Dense" / "model.safetensors")
     with pytest.raises(ValueError, match="lacks the weights of linear, which its settings promise"):
-        TextRanker.start("bi", backbone=folder, **PLAIN)
+        poly_agents.start("bi", backbone=folder, **PLAIN)
     (tmp_path / "modules.json").write_text("[")
     with pytest.raises(ValueError, match=r"modules\.json is not JSON"):
-        TextRanker.start("bi", backbone=folder, **PLAIN)
+        poly_agents.start("bi", backbone=folder, **PLAIN)
 
 
 # --- cross ----------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def predicted(folder: str, **options) -> torch.Tensor:
 @pytest.mark.parametrize("family", HEADS)
 def test_cross_takes_over_the_head_of_every_family(encoders, family, tmp_path):
     folder = classifier(tmp_path, family, encoders)
-    ours = scores(TextRanker.start("cross", backbone=folder, **PLAIN))
+    ours = scores(poly_agents.start("cross", backbone=folder, **PLAIN))
     assert ours.std() > 1e-3
     assert_close(ours, predicted(folder), atol=1e-5, rtol=1e-4)
 
@@ -207,14 +207,14 @@ def test_cross_takes_over_the_head_of_every_family(encoders, family, tmp_path):
 @torch.no_grad()
 def test_cross_takes_over_modernbert_s_mean(encoders, tmp_path):
     folder = classifier(tmp_path, "modernbert", encoders, classifier_pooling="mean")
-    ours = TextRanker.start("cross", backbone=folder, **PLAIN)
+    ours = poly_agents.start("cross", backbone=folder, **PLAIN)
     assert (ours.ranker.options.cross_head, ours.ranker.options.reduction) == ("normed", "mean")
     assert_close(scores(ours), predicted(folder), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_a_cross_encoder_is_saved_with_its_head(encoders, tmp_path):
-    ours = TextRanker.start("cross", backbone=classifier(tmp_path / "theirs", "electra", encoders), **PLAIN)
+    ours = poly_agents.start("cross", backbone=classifier(tmp_path / "theirs", "electra", encoders), **PLAIN)
     ours.save(str(tmp_path / "model"))
     assert_close(scores(poly_agents.load(str(tmp_path / "model"), "float32")), scores(ours), atol=0, rtol=0)
 
@@ -222,33 +222,33 @@ def test_a_cross_encoder_is_saved_with_its_head(encoders, tmp_path):
 def test_a_classifier_of_several_classes_is_refused(encoders, tmp_path):
     folder = classifier(tmp_path, "bert", encoders, classes=3)
     with pytest.raises(ValueError, match=r"tells 3 classes apart, a cross-encoder has one score \(num_labels=1\)"):
-        TextRanker.start("cross", backbone=folder, **PLAIN)
-    assert TextRanker.start("cross", backbone=folder, cross_head="pooled", **PLAIN).ranker.head[2].out_features == 1
+        poly_agents.start("cross", backbone=folder, **PLAIN)
+    assert poly_agents.start("cross", backbone=folder, cross_head="pooled", **PLAIN).ranker.head[2].out_features == 1
 
 
 def test_a_head_that_is_not_known_is_refused(encoders, tmp_path):
     folder = classifier(tmp_path, "modernbert", encoders, classifier_activation="relu")
     with pytest.raises(ValueError, match="the head of ModernBertForSequenceClassification is not known here"):
-        TextRanker.start("cross", backbone=folder, **PLAIN)
+        poly_agents.start("cross", backbone=folder, **PLAIN)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["head.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"relu"', '"gelu"'))
     with pytest.raises(ValueError, match=r"lacks the weights of head\.dense"):
-        TextRanker.start("cross", backbone=folder, **PLAIN)
+        poly_agents.start("cross", backbone=folder, **PLAIN)
 
 
 def test_lowercasing_that_the_tokeniser_does_anyway_is_no_obstacle(tmp_path):
     shutil.copytree(zoo.backbone("minilm"), tmp_path / "model")
     (tmp_path / "model" / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": true}')
-    assert TextRanker.start("bi", backbone=str(tmp_path / "model"), **PLAIN).ranker.options.reduction == "mean"
+    assert poly_agents.start("bi", backbone=str(tmp_path / "model"), **PLAIN).ranker.options.reduction == "mean"
 
 
 def test_a_head_of_modules_that_is_more_than_linear_is_refused(tiny, tmp_path):
     _, folder = write(tmp_path, tiny, Dense(26, 1, module_output_name="scores"), pooling="cls")
     with pytest.raises(ValueError, match="makes its score by Transformer, Pooling, Dense; cross takes one linear map"):
-        TextRanker.start("cross", backbone=folder, **PLAIN)
-    assert TextRanker.start("cross", backbone=folder, cross_head="pooled", **PLAIN)
+        poly_agents.start("cross", backbone=folder, **PLAIN)
+    assert poly_agents.start("cross", backbone=folder, cross_head="pooled", **PLAIN)
 
 
 # --- late -----------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def colbert(folder: Path, encoder: str, **options) -> str:
 @torch.no_grad()
 def test_late_takes_over_a_model_of_sentence_transformers(tiny, tmp_path):
     folder = colbert(tmp_path, tiny, prompts=PROMPTS)
-    ours = TextRanker.start("late", backbone=folder, **PLAIN)
+    ours = poly_agents.start("late", backbone=folder, **PLAIN)
     assert ours.ranker.options.late_width == 7
     assert_close(scores(ours), late_interaction(MultiVectorEncoder(folder, device="cpu")), atol=1e-5, rtol=1e-4)
 
@@ -289,7 +289,7 @@ def test_late_takes_over_pylate_s_format(tiny, tmp_path):
     settings = {"model_type": "ColBERT", "query_prefix": "[Q] ", "document_prefix": "[D] ", "query_length": 32}
     settings |= {"do_query_expansion": False, "skiplist_words": [], "similarity_fn_name": "MaxSim"}
     (tmp_path / "model" / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    ours = TextRanker.start("late", backbone=folder, **PLAIN)
+    ours = poly_agents.start("late", backbone=folder, **PLAIN)
     assert ours.ranker.frame.context_prompt == (tokenizer.convert_tokens_to_ids("[Q] "),)
     assert_close(scores(ours), late_interaction(MultiVectorEncoder(folder, device="cpu")), atol=1e-5, rtol=1e-4)
 
@@ -308,7 +308,7 @@ def test_late_takes_over_the_format_of_colbert_s_authors(tmp_path):
     config = json.loads((encoder / "config.json").read_text()) | {"architectures": ["HF_ColBERT"]}
     (encoder / "config.json").write_text(json.dumps(config))
     (encoder / "artifact.metadata").write_text(json.dumps({"query_token_id": "[unused0]", "mask_punctuation": False}))
-    ours = TextRanker.start("late", backbone=str(encoder), **PLAIN)
+    ours = poly_agents.start("late", backbone=str(encoder), **PLAIN)
     assert len(ours.ranker.frame.candidate_prompt) == 1
     model = MultiVectorEncoder(str(encoder), device="cpu")
     model[0].query_expansion = None
@@ -320,10 +320,10 @@ def test_a_projection_that_is_more_than_a_matrix_is_refused(tiny, tmp_path):
     settings = json.loads((tmp_path / "1_Dense" / "config.json").read_text())
     (tmp_path / "1_Dense" / "config.json").write_text(json.dumps(settings | {"bias": True}))
     with pytest.raises(ValueError, match="1_Dense is more than a linear map"):
-        TextRanker.start("late", backbone=folder, **PLAIN)
+        poly_agents.start("late", backbone=folder, **PLAIN)
     shutil.rmtree(tmp_path / "3_Normalize")
     modules = json.loads((tmp_path / "modules.json").read_text())[:3]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="made of Transformer, Dense, MultiVectorMask; late takes ColBERT's"):
-        TextRanker.start("late", backbone=folder, **PLAIN)
-    assert TextRanker.start("bi", backbone=tiny, **PLAIN)
+        poly_agents.start("late", backbone=folder, **PLAIN)
+    assert poly_agents.start("bi", backbone=tiny, **PLAIN)

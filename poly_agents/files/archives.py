@@ -1,4 +1,4 @@
-"""Archives of strangers: looked through before a byte is written, unpacked beside their folder and renamed."""
+"""Unpack zip and tar archives that came from elsewhere. Each is checked as a whole before a byte is written."""
 
 import os
 import shutil
@@ -7,40 +7,50 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-RATIO = 50  # times its own size that an archive may take unpacked; text packs to a tenth
-LEAST = 1 << 20  # bytes that any archive may take
-MEMBERS = 100_000
-PIECE = 1 << 20  # bytes
+RATIO = 50  # an archive may unpack to so many times its own size; text takes about ten times
+ALWAYS_ALLOWED = 1 << 20  # bytes that an archive of any size may unpack to
+MAX_MEMBERS = 100_000
+PIECE = 1 << 20  # bytes that are copied at a time
 
 
 class Member(NamedTuple):
+    """A file or folder in an archive."""
+
     name: str
-    size: int
-    folder: bool
-    fault: str  # why it is refused, or nothing
+    size: int  # bytes, 0 for a folder
+    is_folder: bool
+    fault: str  # why it is refused; empty if it is not
     open: Callable[[], IO[bytes]]
 
 
 def unpack(path: Path, folder: Path, members: Sequence[str] = (), limit: int | None = None) -> None:
-    """Unpack a zip or tar (.gz, .bz2, .xz) to `folder`, whole or only some members; all of it, or nothing.
+    """Unpack a zip or tar (.gz, .bz2, .xz) archive to a new folder: all of it, or nothing if there is an error.
 
-    Raises ValueError for a member that leaves the folder, that is neither file nor folder, or that comes twice, and for
-    an archive of more than `limit` bytes (default: 50 times its own).
+    Args:
+        path: the archive.
+        folder: where its files go.
+        members: the files to unpack. Empty: all.
+        limit: bytes that all members may have together. None: 50 times the archive's own.
+
+    Raises:
+        ValueError: the archive is damaged or too large, lacks one of `members`, or holds a member that leaves the
+            folder, comes twice, or is neither a file nor a folder.
     """
-    limit = max(LEAST, RATIO * path.stat().st_size) if limit is None else limit
+    limit = max(ALWAYS_ALLOWED, RATIO * path.stat().st_size) if limit is None else limit
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         _check(path, members, limit)
         for member in _members(path):
-            if not member.folder and (not members or member.name in members):
+            if not member.is_folder and (not members or member.name in members):
                 _write(member, beside / member.name)
         beside.mkdir(parents=True, exist_ok=True)
         os.replace(beside, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the disk's, not the archive's
+        if isinstance(error, OSError) and error.errno:  # an error of the disk; those of archives have no number
             raise
         raise ValueError(f"{path} is damaged ({error}); delete it, and it comes again") from error
     finally:
@@ -48,31 +58,23 @@ def unpack(path: Path, folder: Path, members: Sequence[str] = (), limit: int | N
 
 
 def _check(path: Path, wanted: Sequence[str], limit: int) -> None:
-    """Look through the whole archive without writing anything."""
+    """Raise ValueError for an archive that must not be unpacked. Nothing is written."""
     files: set[PurePosixPath] = set()
     folders: set[PurePosixPath] = set()
     total = 0
     for number, member in enumerate(_members(path), 1):
-        name = PurePosixPath(member.name)
-        fault = member.fault or _leaves(member.name)
-        if not fault and not member.folder:
-            fault = "comes twice" if name in files else fault
-            files.add(name)
-        folders |= {*name.parents, *[name] * member.folder}
-        if not fault and ((name in folders and name in files) or not files.isdisjoint(name.parents)):
-            fault = "is both a file and a folder"
-        if fault:
+        if fault := member.fault or _name_fault(member.name) or _place_fault(member, files, folders):
             raise ValueError(f"{path} holds {member.name!r}, which {fault}: nothing of it is unpacked")
         total += member.size
-        if total > limit or number > MEMBERS:
-            most = f"{limit:,} bytes" if total > limit else f"{MEMBERS:,} members"
+        if total > limit or number > MAX_MEMBERS:
+            most = f"{limit:,} bytes" if total > limit else f"{MAX_MEMBERS:,} members"
             raise ValueError(f"{path} has more than {most} up to {member.name!r}: nothing of it is unpacked")
     if missing := [name for name in wanted if PurePosixPath(name) not in files]:
         raise ValueError(f"{path} does not hold {', '.join(missing)}")
 
 
-def _leaves(name: str) -> str:
-    """Why a name is refused, or nothing."""
+def _name_fault(name: str) -> str:
+    """Say why the name of a member is refused. Empty if it is not."""
     if name.startswith("/") or "\\" in name or ":" in name.partition("/")[0]:
         return "is not a relative path"
     if not name or ".." in PurePosixPath(name).parts:
@@ -80,7 +82,20 @@ def _leaves(name: str) -> str:
     return ""
 
 
+def _place_fault(member: Member, files: set[PurePosixPath], folders: set[PurePosixPath]) -> str:
+    """Add a member to the files and folders before it. Say why it cannot go beside them. Empty if it can."""
+    name = PurePosixPath(member.name)
+    if name in files and not member.is_folder:
+        return "comes twice"
+    folders.update(name.parents)
+    (folders if member.is_folder else files).add(name)
+    if (name in folders and name in files) or not files.isdisjoint(name.parents):
+        return "is both a file and a folder"
+    return ""
+
+
 def _write(member: Member, path: Path) -> None:
+    """Write a file of an archive. Its size is checked, because archives can lie about it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     left = member.size
     with member.open() as source, path.open("wb") as out:
@@ -94,20 +109,26 @@ def _write(member: Member, path: Path) -> None:
 
 
 def _members(path: Path) -> Iterator[Member]:
-    """The members of an archive, each readable until the next one is asked for."""
+    """Iterate over the members of an archive. Each can be opened until the next one is asked for."""
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
-                fault = "is encrypted" if info.flag_bits & 1 else fault
-                yield Member(info.filename, info.file_size, info.is_dir(), fault, lambda info=info: archive.open(info))
+                fault = _zip_fault(info)
+                yield Member(info.filename, info.file_size, info.is_dir(), fault, partial(archive.open, info))
         return
     with tarfile.open(path) as archive:
         for info in archive:
             fault = "" if info.isreg() or info.isdir() else "is a link or a device"
             name = info.name.removeprefix("./") or "."
             size = info.size if info.isreg() else 0
-            yield Member(name, size, info.isdir(), fault, lambda info=info: archive.extractfile(info))
+            yield Member(name, size, info.isdir(), fault, partial(archive.extractfile, info))
+
+
+def _zip_fault(info: zipfile.ZipInfo) -> str:
+    """Say why a member of a zip archive is refused. Empty if it is not."""
+    if info.flag_bits & 1:
+        return "is encrypted"
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"

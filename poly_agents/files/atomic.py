@@ -1,4 +1,4 @@
-"""Files are written beside and renamed: a killed run leaves the old file or the new one, never half of one."""
+"""Write a file or folder whole or not at all: beside its place, then renamed. A killed run leaves no half of one."""
 
 import hashlib
 import os
@@ -8,14 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace(path: str | Path, write: Callable[[str], None]) -> None:
-    """Let `write` fill a file beside `path`, then rename it into place."""
+def replace(path: str | Path, write: Callable[[str], object]) -> None:
+    """Write a file beside `path` and rename it into place. Missing folders are made.
+
+    Args:
+        path: the file to make or replace.
+        write: is called with the path of a temporary file, and writes it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         write(str(beside))
-        os.chmod(beside, 0o666 & ~_umask())  # safetensors gives its files to their owner alone
+        os.chmod(beside, 0o666 & ~_umask())  # safetensors makes its files readable for their owner alone
         os.replace(beside, path)
     finally:
         with suppress(FileNotFoundError):
@@ -23,24 +28,32 @@ def replace(path: str | Path, write: Callable[[str], None]) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
     return mask
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file whole."""
+    """Write a UTF-8 text file as `replace` does."""
     replace(path, lambda beside: Path(beside).write_text(text, encoding="utf-8"))
 
 
 def sha256(path: str | Path) -> str:
-    """The hexadecimal digest of a file's bytes."""
+    """Return the SHA-256 digest of a file as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def new_folder(folder: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder beside `folder`, then rename it into place; a folder that holds anything is refused."""
+def new_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
+    """Write a folder beside `folder` and rename it into place.
+
+    Args:
+        folder: the folder to make. It may exist if it is empty.
+        write: is called with the path of a temporary folder, and fills it.
+
+    Raises:
+        ValueError: `folder` is a file, or holds anything.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already and not empty; give another path, or delete it")

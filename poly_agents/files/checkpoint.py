@@ -1,11 +1,12 @@
 """Model files: one safetensors file of weights with a JSON header. Nothing in it can run code.
 
-The header holds what is needed to build the model anywhere: which ranker, its options, the backbone's configuration.
-A training checkpoint also holds the optimiser's tensors, the counters, and how many examples of each task were seen.
+The header holds what it takes to build the model anywhere: the name of the ranker, its options, and the configuration
+of its encoder. A training checkpoint also holds the tensors of the optimizer, counters, and how many examples of each
+task were seen.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,36 +16,67 @@ from torch import Tensor
 
 from poly_agents.files.atomic import replace
 
-KEY = "poly_agents"  # of the header
-PART = 2**27  # bytes of a mapped file that are held at a time
+KEY = "poly_agents"  # of the header, in the metadata of the safetensors file
+HELD = 2**27  # bytes of a mapped file that stay in memory while its tensors are popped
 
 
-class Checkpoint(NamedTuple):
-    header: dict[str, Any]
-    weights: dict[str, Tensor]  # `pop` them, and the file is never in memory as a whole
-    optimizer: dict[str, Any] | None  # as `optimizer.state_dict()` gives it
+class MappedWeights(Mapping[str, Tensor]):
+    """The tensors of a file that is mapped into memory, by name. Popped one by one they need little memory.
 
+    What was read from a mapping stays in memory as long as the mapping is in use. So `pop` maps the file a second time
+    after every 128 MB. The earlier mapping is freed together with the tensors that were popped from it.
+    """
 
-class Weights(dict[str, Tensor]):
-    """Tensors that a mapped file holds. Popped ones stay in memory while they are in use, give or take 128 MB."""
+    def __init__(self, map_file: Callable[[], dict[str, Tensor]]):
+        """Map a file.
 
-    def __init__(self, load: Callable[[], dict[str, Tensor]]):
-        super().__init__(load())
-        self.load = load
-        self.popped = 0  # bytes of the mapping in use
+        Args:
+            map_file: maps the file and returns its tensors. It is called again in `pop`.
+        """
+        self._map_file = map_file
+        self._tensors = map_file()
+        self._popped = 0  # bytes popped from the mapping in use
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
     def pop(self, name: str) -> Tensor:
-        tensor = super().pop(name)
-        self.popped += tensor.nbytes
-        if self.popped > PART:
-            fresh = self.load()
-            self.update((name, fresh[name]) for name in self)
-            self.popped = 0
+        """Remove a tensor and return it."""
+        tensor = self._tensors.pop(name)
+        self._popped += tensor.nbytes
+        if self._popped > HELD:
+            fresh = self._map_file()
+            self._tensors = {name: fresh[name] for name in self._tensors}
+            self._popped = 0
         return tensor
 
 
-def write(path: str, header: dict[str, Any], weights: dict[str, Tensor], optimizer: dict | None = None) -> None:
-    """Write a model file beside `path` and rename it into place."""
+Weights = MappedWeights | dict[str, Tensor]  # pop each tensor when it is needed, and the file never is in memory whole
+
+
+class Checkpoint(NamedTuple):
+    """Everything a model file holds."""
+
+    header: dict[str, Any]
+    weights: Weights
+    optimizer: dict[str, Any] | None  # as `optimizer.state_dict()` returns it; None if the file has none
+
+
+def write(path: str, header: dict[str, Any], weights: Mapping[str, Tensor], optimizer: dict | None = None) -> None:
+    """Write a model file.
+
+    Args:
+        path: the file to make or replace. It is written beside its place and renamed.
+        header: what can be written as JSON.
+        weights: tensors by name.
+        optimizer: what `optimizer.state_dict()` returns.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
     if optimizer is not None:
         header = header | {"optimizer_groups": optimizer["param_groups"]}
@@ -55,15 +87,19 @@ def write(path: str, header: dict[str, Any], weights: dict[str, Tensor], optimiz
 
 
 def read_header(path: str) -> dict[str, Any]:
-    """Read the header alone, which is fast for a file of any size."""
+    """Read the header alone, which is fast for a file of any size. Raises ValueError as `read` does."""
     with _open(path) as file:
         return _header(path, file)
 
 
 def read(path: str) -> Checkpoint:
-    """Read a whole file. Raises ValueError, naming it, if it is damaged or has another format."""
+    """Read a model file. Its weights are mapped, not read.
+
+    Raises:
+        ValueError: the file is missing, damaged, or in another format. The message names it.
+    """
     header = read_header(path)
-    weights = Weights(lambda: _tensors(path, "model."))
+    weights = MappedWeights(lambda: _tensors(path, "model."))
     if "optimizer_groups" not in header:
         return Checkpoint(header, weights, None)
     state: dict[int, dict[str, Tensor]] = {}
@@ -74,21 +110,21 @@ def read(path: str) -> Checkpoint:
 
 
 def settings(header: dict[str, Any]) -> dict[str, Any]:
-    """What ParlAI's options say of a model, but for its name: its own options and the lengths of its texts."""
+    """Return what a ParlAI `.opt` file says of a model besides its name: its options and the lengths of texts."""
     return header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
 
 
 def examples_seen(model_file: str, task: str) -> int:
-    """How many training examples of a task the checkpoint beside `model_file` has seen; 0 without one."""
+    """Return how many training examples of a task the checkpoint of `model_file` has seen, 0 without a checkpoint."""
     path = f"{model_file}.checkpoint"
     return read_header(path).get("examples_seen", {}).get(task, 0) if Path(path).exists() else 0
 
 
 def _tensors(path: str, prefix: str) -> dict[str, Tensor]:
-    """Mapped, not read."""
+    """Map the tensors whose names begin with `prefix`. They are returned without it."""
     with _open(path) as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        names = file.keys()
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
 
 
 def _open(path: str):
@@ -103,5 +139,7 @@ def _open(path: str):
 def _header(path: str, file) -> dict[str, Any]:
     metadata = file.metadata() or {}
     if KEY not in metadata:
-        raise ValueError(f"{path} is a safetensors file but not a model of poly_agents: its header says nothing of one")
+        raise ValueError(
+            f"{path} is a safetensors file but not a model of poly_agents: its metadata has no {KEY!r}; give another"
+        )
     return json.loads(metadata[KEY])

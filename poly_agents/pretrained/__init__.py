@@ -1,1 +1,1 @@
-"""."""
+"""Models that others trained: HuggingFace and sentence-transformers checkpoints, and models of ParlAI's own."""

@@ -1,4 +1,4 @@
-"""Files of a pretrained checkpoint, in a folder or by HuggingFace name: settings, and single tensors by name."""
+"""Files of a pretrained checkpoint, in a folder or by HuggingFace name: JSON files, and single tensors by name."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,12 @@ WEIGHTS = "model.safetensors", "pytorch_model.bin"
 
 
 def path_of(source: str, name: str) -> Path | None:
-    """Where a file of the checkpoint is, fetched if need be; None where it has none of that name, as a model file."""
+    """Return the path of a file of a checkpoint, or None if the checkpoint has no such file.
+
+    Args:
+        source: a folder, or a HuggingFace name, from which the file is fetched. A model file has no such files.
+        name: the file within the folder.
+    """
     if Path(source).exists():
         path = Path(source, name)
         return path if path.is_file() else None
@@ -22,12 +27,12 @@ def path_of(source: str, name: str) -> Path | None:
 
     try:
         return Path(hf_hub_download(source, name))
-    except EntryNotFoundError:  # also where it is not cached and there is no network
+    except EntryNotFoundError:  # raised too if the file is not cached and there is no network
         return None
 
 
 def settings(source: str, name: str) -> Any:
-    """A JSON file of the checkpoint; an empty object where there is none."""
+    """Read a JSON file of a checkpoint. A missing file reads as an empty object; a damaged one raises ValueError."""
     path = path_of(source, name)
     if path is None:
         return {}
@@ -38,33 +43,51 @@ def settings(source: str, name: str) -> Any:
 
 
 def tensors(source: str, names: Iterable[str], folder: str = "") -> dict[str, Tensor]:
-    """Those of the named tensors that the checkpoint has, in float32; nothing else of its weights is read."""
-    for name in WEIGHTS:
-        path = path_of(source, f"{folder}/{name}" if folder else name)
+    """Read some tensors of a checkpoint in float32. The rest of its weights is not read.
+
+    Args:
+        source: a folder or HuggingFace name.
+        names: the tensors to read. Those that the checkpoint does not have are left out.
+        folder: the folder within the checkpoint that has the weights.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    for file_name in WEIGHTS:
+        path = path_of(source, f"{folder}/{file_name}" if folder else file_name)
         if path is None:
             continue
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                there = set(file.keys())
-                return {name: file.get_tensor(name).float() for name in names if name in there}
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return {name: found[name].float() for name in names if name in found}
+                saved = set(file.keys())
+                return {name: file.get_tensor(name).float() for name in names if name in saved}
+        states = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {name: states[name].float() for name in names if name in states}
     raise ValueError(f"{source} has neither of {', '.join(WEIGHTS)}" + (f" in {folder}" if folder else ""))
 
 
 def linear(source: str, names: dict[str, str], folder: str = "") -> dict[str, Tensor]:
-    """Weights and biases of layers, {theirs: ours}, by our names; a layer without a bias has one of zeros.
+    """Read weights and biases of linear layers. A layer without a bias gets one of zeros.
 
-    Raises ValueError where a weight is lacking: none is filled with random numbers.
+    Args:
+        source: a folder or HuggingFace name.
+        names: the name of each layer in the checkpoint -> its name here.
+        folder: the folder within the checkpoint that has the weights.
+
+    Returns:
+        `NAME.weight` and `NAME.bias` of every layer, by the names here.
+
+    Raises:
+        ValueError: a weight is missing. It is never filled with random numbers.
     """
-    found = tensors(source, [f"{theirs}.{part}" for theirs in names for part in ("weight", "bias")], folder)
-    if lacking := [theirs for theirs in names if f"{theirs}.weight" not in found]:
+    saved = tensors(source, [f"{theirs}.{part}" for theirs in names for part in ("weight", "bias")], folder)
+    if missing := [theirs for theirs in names if f"{theirs}.weight" not in saved]:
         raise ValueError(
-            f"the checkpoint {source} lacks the weights of {', '.join(lacking)}, which its settings promise"
+            f"the checkpoint {source} lacks the weights of {', '.join(missing)}, which its settings promise"
         )
-    taken = {}
+    renamed = {}
     for theirs, ours in names.items():
-        weight = found[f"{theirs}.weight"]
-        taken[f"{ours}.weight"] = weight
-        taken[f"{ours}.bias"] = found.get(f"{theirs}.bias", torch.zeros(len(weight)))
-    return taken
+        weight = saved[f"{theirs}.weight"]
+        renamed[f"{ours}.weight"] = weight
+        renamed[f"{ours}.bias"] = saved.get(f"{theirs}.bias", torch.zeros(len(weight)))
+    return renamed

@@ -1,11 +1,11 @@
-"""The transformer of ParlAI's own agents (its variants aiayn, xlm, bart and prelayernorm), as a HuggingFace model.
+"""The transformer of ParlAI's own agents as a HuggingFace model, in its variants aiayn, xlm, bart and prelayernorm.
 
     h_0 = norm_e(scale E[token] + P[position] + S[segment])
     h'  = norm_1(h + attention(h)),          h = norm_2(h' + feed(h'))              aiayn, xlm, bart
     h'  = h + attention(norm_1(h)),          h = h' + feed(norm_2(h'))              prelayernorm
 
-aiayn has no norm_e; prelayernorm has it behind the last layer instead. The last norm multiplies what it gives by
-ParlAI's `--output-scaling`. The parts of a layer are named as in `layers.Layer`, so every system runs them.
+aiayn has no norm_e; prelayernorm has it after the last layer instead. The last norm multiplies its output by ParlAI's
+`--output-scaling`. The parts of a layer are named as in `encoders.layers.Layer`, so every ranker can run them.
 """
 
 import torch
@@ -19,7 +19,7 @@ from poly_agents.encoders import attention, layers
 
 
 class TransformerConfig(PretrainedConfig):
-    """A post-norm encoder."""
+    """Configuration of a post-norm encoder."""
 
     model_type = "parlai"
 
@@ -38,7 +38,7 @@ class TransformerConfig(PretrainedConfig):
         embeddings_scale: float = 1.0,
         output_scale: float = 1.0,
         layer_norm_eps: float = 1e-5,
-        **more,
+        **general,
     ):
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
@@ -53,19 +53,21 @@ class TransformerConfig(PretrainedConfig):
         self.embeddings_scale = embeddings_scale
         self.output_scale = output_scale
         self.layer_norm_eps = layer_norm_eps
-        super().__init__(**more)
+        super().__init__(**general)
 
 
 class PreNormConfig(TransformerConfig):
-    """A pre-norm encoder; `embeddings_norm` means nothing here."""
+    """Configuration of a pre-norm encoder. `embeddings_norm` is not used."""
 
     model_type = "parlai-prenorm"
 
-    def __init__(self, **given):  # or transformers makes one of its own
+    def __init__(self, **given):  # without it transformers generates another constructor
         super().__init__(**given)
 
 
 class ScaledEmbedding(nn.Embedding):
+    """An embedding multiplied by a number."""
+
     def __init__(self, count: int, width: int, scale: float):
         super().__init__(count, width)
         self.scale = scale
@@ -75,6 +77,8 @@ class ScaledEmbedding(nn.Embedding):
 
 
 class ScaledNorm(nn.LayerNorm):
+    """A layer norm whose output is multiplied by a number."""
+
     def __init__(self, width: int, eps: float, scale: float):
         super().__init__(width, eps)
         self.scale = scale
@@ -84,6 +88,8 @@ class ScaledNorm(nn.LayerNorm):
 
 
 class Embeddings(nn.Module):
+    """The sum of word, position and segment embeddings, with or without a norm."""
+
     def __init__(self, config: TransformerConfig, norm: bool):
         super().__init__()
         width = config.hidden_size
@@ -101,7 +107,7 @@ class Embeddings(nn.Module):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Ids [N, L], or what their words embed to [N, L, D] -> [N, L, D]."""
+        """Embed ids [N, L], or finish the embeddings of words [N, L, D] -> [N, L, D]."""
         states = self.words(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
             position_ids = torch.arange(states.shape[1], device=states.device)
@@ -112,6 +118,8 @@ class Embeddings(nn.Module):
 
 
 class PostNormLayer(nn.Module):
+    """A layer that normalises the sum of its input and output."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         width, wide = config.hidden_size, config.intermediate_size
@@ -120,31 +128,34 @@ class PostNormLayer(nn.Module):
         self.up, self.activation, self.down = nn.Linear(width, wide), ACT2FN[config.hidden_act], nn.Linear(wide, width)
         self.output_norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.heads = config.num_attention_heads
-        self.attend = self.fused if config._attn_implementation == "sdpa" else attention.attend
+        self.attend = fused_attention if config._attn_implementation == "sdpa" else attention.attend
         self.dropout = nn.Dropout(0.0)
 
     def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
-        """States [N, L, D], mask [N, 1, 1, L] -> [N, L, D]."""
-        return layers.layer_output(self, self.attended(hidden_states, mask), hidden_states, self.drops)
+        """Run the layer: states [N, L, D] and mask [N, 1, 1, L] -> [N, L, D]."""
+        return layers.layer_output(self, self.attended(hidden_states, mask), hidden_states, self.dropout_now)
 
     def attended(self, states: Tensor, mask: Tensor) -> Tensor:
-        """What the heads have attended to, merged: [N, L, D]."""
+        """Run attention without its output map: states [N, L, D] and mask [N, 1, 1, L] -> merged heads [N, L, D]."""
         queries, keys, values = (
             attention.split(part(states), self.heads) for part in (self.query, self.key, self.value)
         )
-        return attention.merge(self.attend(queries, attention.KeysValues(keys, values, mask), self.drops))
+        return attention.merge(self.attend(queries, attention.KeysValues(keys, values, mask), self.dropout_now))
 
     @property
-    def drops(self) -> float:
-        """The share to drop now."""
+    def dropout_now(self) -> float:
+        """Return the dropout of this run: 0 outside of training."""
         return self.dropout.p if self.training else 0.0
 
-    @staticmethod
-    def fused(queries: Tensor, context: attention.KeysValues, dropout: float) -> Tensor:
-        return scaled_dot_product_attention(queries, context.keys, context.values, context.mask, dropout)
+
+def fused_attention(queries: Tensor, context: attention.KeysValues, dropout: float) -> Tensor:
+    """Attend as `attention.attend` does, by torch's fused kernel."""
+    return scaled_dot_product_attention(queries, context.keys, context.values, context.mask, dropout)
 
 
 class PreNormLayer(PostNormLayer):
+    """A layer that normalises the input of attention and of the feed-forward network."""
+
     def forward(self, hidden_states: Tensor, mask: Tensor) -> Tensor:
         attended = self.out(self.attended(self.attention_norm(hidden_states), mask))
         states = hidden_states + self.dropout(attended)
@@ -152,7 +163,7 @@ class PreNormLayer(PostNormLayer):
 
 
 class Transformer(PreTrainedModel):
-    """Post-norm."""
+    """A post-norm encoder."""
 
     config_class = TransformerConfig
     base_model_prefix = "model"
@@ -168,10 +179,11 @@ class Transformer(PreTrainedModel):
 
     @staticmethod
     def norms_embeddings(config: TransformerConfig) -> bool:
+        """Tell whether the embeddings are normalised."""
         return config.embeddings_norm
 
     def scale_output(self, norm: ScaledNorm) -> None:
-        """Put the norm that comes last in its place."""
+        """Put the last norm of the encoder in its place."""
         self.layers[-1].output_norm = norm
 
     def get_input_embeddings(self) -> nn.Module:
@@ -181,7 +193,7 @@ class Transformer(PreTrainedModel):
         self.embeddings.words = value
 
     def finish(self, states: Tensor) -> Tensor:
-        """What comes behind the last layer."""
+        """Apply what comes after the last layer."""
         return states
 
     def forward(
@@ -191,7 +203,7 @@ class Transformer(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> BaseModelOutput:
-        """Ids and mask [N, L] -> states [N, L, D]."""
+        """Run the encoder: ids (or embeddings of words), mask and segments [N, L] -> states [N, L, D]."""
         states = self.embeddings(input_ids, token_type_ids, inputs_embeds=inputs_embeds)
         mask = attention_mask.bool()[:, None, None]  # [N, 1, 1, L]
         for layer in self.layers:
@@ -200,6 +212,8 @@ class Transformer(PreTrainedModel):
 
 
 class PreNormTransformer(Transformer):
+    """A pre-norm encoder, with a norm after its last layer."""
+
     config_class = PreNormConfig
     layer = PreNormLayer
 
@@ -215,7 +229,7 @@ class PreNormTransformer(Transformer):
 
 
 def register() -> None:
-    """Let transformers make these models by the `model_type` in a configuration."""
+    """Register these models with transformers, which then finds them by the `model_type` of a configuration."""
     for kind in (Transformer, PreNormTransformer):
         AutoConfig.register(kind.config_class.model_type, kind.config_class, exist_ok=True)
         AutoModel.register(kind.config_class, kind, exist_ok=True)

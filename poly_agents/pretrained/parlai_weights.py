@@ -1,9 +1,9 @@
 """Model files of ParlAI's own transformer/biencoder, transformer/polyencoder and transformer/crossencoder.
 
 Such a model is a file of torch (a zip, or a plain pickle before torch 1.6) with `.opt` and `.dict` beside it. It is
-read as a `Checkpoint` like any of ours, so whatever takes a model file takes these too. They are never written.
+read as a `Checkpoint`, as our own model files are. These files are never written.
 
-The unpickling is restricted to tensors, plain values, and what ParlAI's counters and options are made of.
+Unpickling is restricted to tensors, plain values, and the classes of ParlAI's counters and options.
 """
 
 import json
@@ -15,18 +15,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
-from poly_agents.files.checkpoint import Checkpoint, Weights
+from poly_agents.files.checkpoint import Checkpoint, MappedWeights
+from poly_agents.options import flag
+from poly_agents.patches import numpy_globals
 
-AGENTS = {"transformer/biencoder": "bi", "transformer/polyencoder": "poly", "transformer/crossencoder": "cross"}
+RANKERS = {"transformer/biencoder": "bi", "transformer/polyencoder": "poly", "transformer/crossencoder": "cross"}
 PRE_NORM = "prelayernorm"
-NOT_HERE = ("use_memories", "history_reversed", "special_tok_lst", "history_add_global_end_token")
+UNSUPPORTED = ("use_memories", "history_reversed", "special_tok_lst", "history_add_global_end_token")
 
-# The first name that fits is replaced; what is replaced by None is left out: it is there twice, or never used.
-RANKERS = {
+# ranker -> how names of weights begin in ParlAI's file, and here. The first that fits is replaced. None: the weight is
+# left out, because the file holds it twice or the model never uses it.
+PREFIXES = {
     "bi": {
         "embeddings.": None,
         "cand_embeddings.": None,
@@ -39,7 +41,7 @@ RANKERS = {
     "poly": {"encoder_ctxt.": "context_encoder.model.", "encoder_cand.": "candidate_encoder.model."},
     "cross": {"encoder.": "context_encoder.model.", "linear_layer.": "head.0."},
 }
-PARTS = {
+ENCODER_PARTS = {  # names within an encoder, in ParlAI's file and here; the first that fits is replaced
     ".position_embeddings.": ".embeddings.positions.",
     ".segment_embeddings.": ".embeddings.segments.",
     ".norm_embeddings.": ".embeddings.norm.",
@@ -53,19 +55,27 @@ PARTS = {
     ".ffn.lin1.": ".up.",
     ".ffn.lin2.": ".down.",
 }
+POLY_ATTENTION_PARTS = {"q": "query.", "k": "key.", "v": "value.", "out": "out."}
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
 
 
 def owns(model_file: str) -> bool:
-    """Whether the options beside a model file say that one of ParlAI's rankers made it."""
+    """Tell whether one of ParlAI's rankers wrote a model file, by the options beside it."""
     try:
         opt = json.loads(Path(f"{model_file}.opt").read_text(encoding="utf-8"))
-        return _made_by(opt).startswith("transformer/")
+        return _model_name(opt).startswith("transformer/")
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def read_opt(model_file: str) -> dict[str, Any]:
-    """The options it was trained with. Raises ValueError, naming the file, where they are of no ranker known here."""
+    """Read the options that a model of ParlAI was trained with.
+
+    Raises:
+        ValueError: the file is missing or damaged, or its model cannot be loaded here. The message names it.
+    """
     path = f"{model_file}.opt"
     try:
         opt = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -73,68 +83,63 @@ def read_opt(model_file: str) -> dict[str, Any]:
         raise ValueError(f"{model_file} is a file of torch without {path}, which says what ParlAI made it") from error
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore the file") from error
-    if _made_by(opt).startswith("poly_agents"):
+    if _model_name(opt).startswith("poly_agents"):
         raise ValueError(f"{model_file} is damaged or not a model of poly_agents (torch wrote it); restore the file")
-    if _made_by(opt) not in AGENTS:
-        raise ValueError(f"{model_file} is a {opt.get('model')} of ParlAI; what loads here are {', '.join(AGENTS)}")
-    refused = [name for name in NOT_HERE if opt.get(name)]
-    if refused:
-        flag = refused[0].replace("_", "-")
-        raise ValueError(f"{model_file} was trained with --{flag} {opt[refused[0]]}, which no ranker here knows")
+    if _model_name(opt) not in RANKERS:
+        raise ValueError(f"{model_file} is a {opt.get('model')} of ParlAI; what loads here are {', '.join(RANKERS)}")
+    for name in UNSUPPORTED:
+        if opt.get(name):
+            raise ValueError(f"{model_file} was trained with {flag(name)} {opt[name]}, which no ranker here supports")
     return opt
 
 
-def _made_by(opt: Mapping) -> str:
+def _model_name(opt: Mapping) -> str:
+    """Return which of ParlAI's models the options are of: `transformer/biencoder`."""
     return opt.get("model", "").split(":")[0].replace(".", "/").removeprefix("parlai/agents/")
 
 
-def read_header(model_file: str) -> dict[str, Any]:
-    """What `TextRanker.header` would say of it; `parlai` in it is the agent's name there."""
-    stat = Path(model_file).stat()
-    return dict(_header(model_file, stat.st_mtime_ns, stat.st_size))
+# --- weights ----------------------------------------------------------------------------------------------------------
 
 
 def read(model_file: str) -> Checkpoint:
-    """The model alone: ParlAI's optimiser is left where it is."""
+    """Read a model of ParlAI without its optimizer. The weights of a zip are mapped, not read.
+
+    Raises:
+        ValueError: a file is missing, damaged, or of a model that cannot be loaded here. The message names it.
+    """
     opt = read_opt(model_file)
-    load = lambda: renamed(opt, load_weights(model_file))  # noqa: E731
-    weights = Weights(load) if zipfile.is_zipfile(model_file) else load()
+
+    def load() -> dict[str, Tensor]:
+        return renamed(opt, load_weights(model_file))
+
+    weights = MappedWeights(load) if zipfile.is_zipfile(model_file) else load()
     return Checkpoint(header(opt, weights, model_file), weights, None)
 
 
-@lru_cache(8)
-def _header(model_file: str, *changed: int) -> dict[str, Any]:
-    opt = read_opt(model_file)
-    return header(opt, renamed(opt, load_weights(model_file)), model_file)
-
-
 class Opt(dict):
-    """Stands for ParlAI's own class where its options are pickled: nothing of theirs is run."""
+    """Takes the place of ParlAI's class when pickled options are read, so that none of its code runs."""
 
     def __setstate__(self, state: Any) -> None:
         self.update(state[-1])
 
 
-def allowed() -> list:
-    """What a file may be made of, besides what torch allows."""
-    scalar = numpy.float64(0).__reduce__()[0]
-    dtypes = [type(numpy.dtype(name)) for name in ("float64", "float32", "int64")]
-    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [(Opt, "parlai.core.opt.Opt"), *names, numpy.dtype, *dtypes]
-
-
 def load_weights(model_file: str) -> dict[str, Tensor]:
-    """The tensors by ParlAI's names, mapped from the file where it is a zip."""
+    """Load the tensors of a model by ParlAI's names. A zip is mapped, not read.
+
+    Raises:
+        ValueError: the file is damaged, or holds a class that is not allowed.
+    """
+    allowed = [(Opt, "parlai.core.opt.Opt"), *numpy_globals()]
     try:
-        with torch.serialization.safe_globals(allowed()):
+        with torch.serialization.safe_globals(allowed):
             states = torch.load(model_file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(model_file))
         weights = dict(states["model"])
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
             raise TypeError("its model holds more than tensors")
         return weights
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        carried = found[1] if found else str(error).splitlines()[0]
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        carried = match[1] if match else str(error).splitlines()[0]
         raise ValueError(
             f"{model_file} was not loaded: it carries {carried}, and only tensors and plain options are taken from it"
         ) from error
@@ -143,52 +148,66 @@ def load_weights(model_file: str) -> dict[str, Tensor]:
 
 
 def renamed(opt: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By the names they have in our rankers."""
-    ranker = RANKERS[AGENTS[_made_by(opt)]]
-    found = {}
+    """Return weights by the names that they have in our rankers."""
+    prefixes = PREFIXES[RANKERS[_model_name(opt)]]
+    ours = {}
     for name, tensor in weights.items():
-        prefix = next((prefix for prefix in ranker if name.startswith(prefix)), "")
-        start = ranker.get(prefix, "")
-        if start is not None:
-            found[_part(start + name.removeprefix(prefix), opt)] = tensor
-    return found
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        replacement = prefixes.get(prefix, "")
+        if replacement is not None:
+            ours[_renamed_part(replacement + name.removeprefix(prefix), opt)] = tensor
+    return ours
 
 
-def _part(name: str, opt: Mapping) -> str:
+def _renamed_part(name: str, opt: Mapping) -> str:
+    """Return the name of a weight whose prefix is already ours."""
     if opt.get("variant") == PRE_NORM:
         name = name.replace(".norm_embeddings.", ".norm.")
     if ".model." not in name:  # the poly-encoder's own attentions
-        return re.sub(r"\b([qkv]|out)_lin\.", lambda found: _LINEAR[found[1]], name)
-    old = next((part for part in PARTS if part in name), "")
-    return name.replace(old, PARTS[old]) if old else name
+        return re.sub(r"\b([qkv]|out)_lin\.", lambda match: POLY_ATTENTION_PARTS[match[1]], name)
+    theirs = next((part for part in ENCODER_PARTS if part in name), "")
+    return name.replace(theirs, ENCODER_PARTS[theirs]) if theirs else name
 
 
-_LINEAR = {"q": "query.", "k": "key.", "v": "value.", "out": "out."}
+# --- header -----------------------------------------------------------------------------------------------------------
+
+
+def read_header(model_file: str) -> dict[str, Any]:
+    """Return the header that our format would have for a model. Raises ValueError as `read` does."""
+    stat = Path(model_file).stat()
+    return dict(_cached_header(model_file, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(8)
+def _cached_header(model_file: str, *changed: int) -> dict[str, Any]:
+    """Make a header. `changed` differs after the file was changed."""
+    opt = read_opt(model_file)
+    return header(opt, renamed(opt, load_weights(model_file)), model_file)
 
 
 def header(opt: Mapping, weights: Mapping[str, Tensor], model_file: str) -> dict[str, Any]:
-    """From the options and the shapes."""
+    """Make the header of a model from its options and the shapes of its weights. `parlai` in it is ParlAI's name."""
     try:
-        config = encoder(opt, weights)
+        config = encoder_config(opt, weights)
     except KeyError as error:
         raise ValueError(f"{model_file} lacks {error}: it is not what its .opt says; restore both files") from error
-    agent, positions = AGENTS[_made_by(opt)], config["max_position_embeddings"]
+    agent, positions = RANKERS[_model_name(opt)], config["max_position_embeddings"]
     text, label = (_truncation(opt, name) or positions for name in ("text_truncate", "label_truncate"))
-    if agent == "cross":  # both texts share the positions, with the special tokens of either
+    if agent == "cross":  # both texts and up to four special tokens share the positions
         label = min(label, (positions - 4) // 2)
         text = min(text, positions - 4 - label)
     return {
         "agent": agent,
-        "options": options(opt) | {"backbone": model_file},
+        "options": ranker_options(opt) | {"backbone": model_file},
         "backbone": config,
         "text_truncate": min(text, positions - 2),
         "label_truncate": min(label, positions - 2),
-        "parlai": _made_by(opt),
+        "parlai": _model_name(opt),
     }
 
 
-def encoder(opt: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The configuration of `transformer.Transformer`."""
+def encoder_config(opt: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the configuration of the encoder, a `parlai_transformer.Transformer`. Raises KeyError without a weight."""
     embeddings = "context_encoder.model.embeddings."
     words, positions = (weights[f"{embeddings}{name}.weight"] for name in ("words", "positions"))
     segments = weights.get(f"{embeddings}segments.weight")
@@ -210,9 +229,9 @@ def encoder(opt: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def options(opt: Mapping) -> dict[str, Any]:
-    """Those of our ranker that the model was made by."""
-    agent = AGENTS[_made_by(opt)]
+def ranker_options(opt: Mapping) -> dict[str, Any]:
+    """Return the options of our ranker that make it compute what the model of ParlAI does."""
+    agent = RANKERS[_model_name(opt)]
     if agent == "cross":
         return {"share_encoders": True, "reduction": opt.get("reduction_type", "first")}
     reduction = {"reduction": opt.get("reduction_type", "mean")}
@@ -230,6 +249,6 @@ def options(opt: Mapping) -> dict[str, Any]:
 
 
 def _truncation(opt: Mapping, name: str) -> int | None:
-    """What ParlAI cuts texts to; None: it does not."""
+    """Return how many tokens ParlAI keeps of a text, None for all."""
     length = opt.get(name) or opt.get("truncate", -1)
     return length if length > 0 else None
