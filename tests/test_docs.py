@@ -258,7 +258,7 @@ def test_the_examples_of_the_build_s_own_code_hold(name):
 def site(tmp_path_factory) -> Path:
     """The documentation as `make docs` builds it: a dead link or an unknown name fails."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
