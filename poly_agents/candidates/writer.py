@@ -241,7 +241,7 @@ class Writer:
         self.write_header("")
 
     def finish(self, keep: bool, source: str) -> None:
-        """Write what is waiting. Remove stored candidates that were not given, unless `keep`, and files of no segment."""
+        """Write what is waiting, then remove stored candidates that were not given, unless `keep`, and stray files."""
         self.write_waiting()
         if not keep and not self.given.all():
             self.remove_not_given()

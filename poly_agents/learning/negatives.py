@@ -1,89 +1,123 @@
-"""Hard negatives: the responses a model takes for the best ones though they are not. A file of them can be read by eye.
+"""Mine hard negatives: wrong responses that a model scores high.
 
-One JSON object a line, `{"context": ..., "response": ..., "negatives": [...]}`, the hardest first. The first line says
-what they were mined with.
+They are kept in a file of JSON lines, `{"context": ..., "response": ..., "negatives": [...]}`, hardest first. Its first
+line says how they were mined.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from poly_agents import processes
-from poly_agents.agents.teachers import Turn
+from poly_agents import processes, zoo
 from poly_agents.files.atomic import replace
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import TextRanker
+from poly_agents.text.turns import Turn
 
 CONTEXTS = 64  # scored at a time
 
 
 class HardNegatives:
-    """Those that a training run asks for: from a file, or mined into one beside the model and anew every so often."""
+    """The hard negatives of a training run: from a file, or mined into `MODEL.negatives` again and again."""
 
     def __init__(self, options: TrainingOptions, model_file: str | None, turns: Callable[[], Iterable[Turn]]):
+        """Choose the file. Nothing is mined yet.
+
+        Args:
+            options: how many negatives, where from, and how often to mine.
+            model_file: the model in training. Negatives are mined into a file beside it.
+            turns: returns all training examples. It is called when negatives are mined.
+
+        Raises:
+            ValueError: there is neither a file of negatives nor a model file.
+        """
         if not (options.hard_negatives_file or model_file):
             raise ValueError("--hard-negatives are mined into a file beside the model: give -mf, or a file of them")
         self.options = options
         self.path = options.hard_negatives_file or f"{model_file}.negatives"
         self.turns = turns
-        self.found: dict[tuple[str, str], list[str]] = {}
-        self.minings = 0
+        self.negatives: dict[tuple[str, str], list[str]] = {}  # (context, response) -> negatives
+        self.next_mining = 0.0  # epochs
 
     def of(self, pairs: Iterable[tuple[str, str]], epochs: float, model: TextRanker) -> list[list[str] | None]:
-        """The negatives of each (context, response), None where none are known; `model` is the one in training."""
-        mines = not self.options.hard_negatives_file and epochs >= self.minings * self.options.hard_negatives_epochs
-        if mines or not self.found:
-            if mines:
-                self._mine(model)
-                self.minings = int(epochs / self.options.hard_negatives_epochs) + 1
-            self.found = read(self.path)
-        rows = (self.found.get(pair) for pair in pairs)
-        return [row and row[: self.options.hard_negatives] for row in rows]
+        """Return the negatives of each pair of context and response, or None if the file does not have the pair.
+
+        Args:
+            pairs: contexts with their responses.
+            epochs: how many epochs were trained. When the next mining is due it happens now, in all processes.
+            model: the model in training.
+        """
+        if not self.options.hard_negatives_file and epochs >= self.next_mining:
+            self._mine(model)
+            every = self.options.hard_negatives_epochs
+            self.next_mining = (int(epochs / every) + 1) * every
+            self.negatives = read(self.path)
+        elif not self.negatives:
+            self.negatives = read(self.path)
+        known = (self.negatives.get(pair) for pair in pairs)
+        return [None if row is None else row[: self.options.hard_negatives] for row in known]
 
     def _mine(self, model: TextRanker) -> None:
-        given = self.options.hard_negatives_model
+        """Write the file in the first process, while the others wait for it."""
+        options = self.options
         if processes.rank() == 0:
-            if given and not self.found:
-                model = TextRanker.load(given)
-            mine(self.path, model, list(self.turns()), self.options.hard_negatives, self.options.hard_negatives_margin)
-        processes.all_gather(None)  # the others wait for the file
+            if options.hard_negatives_model and not self.negatives:  # for the first time
+                model = TextRanker.load(zoo.local(options.hard_negatives_model))
+            mine(self.path, model, list(self.turns()), options.hard_negatives, options.hard_negatives_margin)
+        processes.all_gather(None)
 
 
 def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin: float) -> None:
-    """Write the `count` hardest negatives of every turn, out of the responses of all of them, to `path`.
+    """Write the hardest negatives of each example to a file. They are drawn from the responses of all examples.
 
-    A candidate that scores higher than the response minus `margin` is likely to be right as well, and is left out.
-    Resumes what a killed run left in `path`.part; the file itself appears when it is whole.
+    A response that scores above the right one minus `margin` may be right too, and is left out. The file appears when
+    it is complete. Until then the lines are in `path`.part, where a killed run continues.
+
+    Args:
+        path: the file to write.
+        model: scores the responses.
+        turns: examples.
+        count: how many negatives of an example, at most.
+        margin: how far below the right response a negative has to score.
+
+    Raises:
+        ValueError: the model runs once for each candidate, so mining would take days.
     """
     if not model.ranker.can_cache(model.ranker.options):
         raise ValueError(
             f"{type(model.ranker).__name__} runs once per candidate: mining {len(turns)} contexts with it would take "
-            "days; mine with a model that caches its candidates (bi, poly, mix, late)"
+            "days; mine with a model that caches its candidates (bi, poly, early, mix, late)"
         )
     responses = list(dict.fromkeys(turn.response.strip() for turn in turns))
     ids = model.candidate_ids(responses)
-    made_with = {
-        "fingerprint": hashlib.sha256(f"{model.maker} {ids}".encode()).hexdigest(),
+    mined_with = {
+        "fingerprint": hashlib.sha256(f"{model.fingerprint} {ids}".encode()).hexdigest(),
         "count": count,
         "margin": margin,
     }
     part = Path(f"{path}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    done = _resume(part, made_with)
+    done = resume(part, mined_with)
     with part.open("a", encoding="utf-8") as file:
-        lines = _mined(model, turns[done:], responses, ids, count, margin)
+        lines = search(model, turns[done:], responses, ids, count, margin)
         for line in tqdm(lines, total=len(turns), initial=done, unit="ex", desc="mining", disable=None):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     replace(path, lambda beside: part.rename(beside))
 
 
-def _resume(part: Path, made_with: dict) -> int:
-    """How many turns of the same work are in the file; it is cut to them, or started anew."""
-    header = json.dumps({"mined_with": made_with}) + "\n"
+def resume(part: Path, mined_with: dict[str, Any]) -> int:
+    """Return how many examples a killed run has mined. The file is cut to whole lines, or started if it is of others.
+
+    Args:
+        part: the unfinished file.
+        mined_with: the content of its first line.
+    """
+    header = json.dumps({"mined_with": mined_with}) + "\n"
     lines = part.read_text(encoding="utf-8").splitlines(keepends=True) if part.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
     if whole[:1] != [header]:
@@ -92,13 +126,22 @@ def _resume(part: Path, made_with: dict) -> int:
     return len(whole) - 1
 
 
-def _mined(model, turns, responses, ids, count, margin) -> Iterator[dict]:
-    kept = model.ranker.encode_ids(ids, progress=True)
-    place = {text: number for number, text in enumerate(responses)}
+def search(
+    model: TextRanker,
+    turns: Sequence[Turn],
+    responses: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    count: int,
+    margin: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield the line of each example. `responses` are those of all examples, `ids` their bare ids."""
+    encoded = model.ranker.encode_ids(ids, progress=True)
+    columns = {text: column for column, text in enumerate(responses)}
     for start in range(0, len(turns), CONTEXTS):
         part = turns[start : start + CONTEXTS]
-        scores = model.ranker.score_ids(model.context_ids([turn.context for turn in part]), kept)  # [B, N]
-        label = torch.tensor([place[turn.response.strip()] for turn in part], device=scores.device).unsqueeze(1)
+        scores = model.ranker.score_ids(model.context_ids([turn.context for turn in part]), encoded)  # [B, N]
+        labels = [[columns[turn.response.strip()]] for turn in part]
+        label = torch.tensor(labels, device=scores.device)  # [B, 1]
         limit = scores.gather(1, label) - margin
         scores = scores.scatter(1, label, -torch.inf)
         best = scores.masked_fill(scores > limit, -torch.inf).topk(min(count, len(responses)))
@@ -108,23 +151,23 @@ def _mined(model, turns, responses, ids, count, margin) -> Iterator[dict]:
 
 
 def read(path: str) -> dict[tuple[str, str], list[str]]:
-    """(context, response) -> its negatives. A broken line is named."""
-    found = {}
-    for number, line in enumerate(_lines(path), 1):
+    """Read a file of hard negatives: (context, response) -> negatives.
+
+    Raises:
+        ValueError: there is no such file, it holds no negatives, or a line is broken. The message names the line.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--hard-negatives-file {path}: there is no such file; make it with parlai poly_mine")
+    negatives = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
             if "mined_with" not in row:
-                found[row["context"], row["response"]] = list(row["negatives"])
+                negatives[row["context"], row["response"]] = list(row["negatives"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: not an object with context, response, negatives ({error})"
             ) from error
-    if not found:
+    if not negatives:
         raise ValueError(f"{path} holds no negatives; make it with parlai poly_mine")
-    return found
-
-
-def _lines(path: str) -> Iterable[str]:
-    if not Path(path).is_file():
-        raise ValueError(f"--hard-negatives-file {path}: there is no such file; make it with parlai poly_mine")
-    return Path(path).read_text(encoding="utf-8").splitlines()
+    return negatives

@@ -1,27 +1,36 @@
-"""`parlai poly_mine -mf MODEL -t TASK --out FILE`: the hardest wrong responses of every training example."""
+"""`parlai poly_mine -mf MODEL -t TASK --out FILE`: mine the hardest wrong responses of every training example."""
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
+DESCRIPTION = """Mine hard negatives: responses of other training examples that a trained model scores high.
+
+The file is for --hard-negatives-file. A killed run continues where it was.
+"""
+
 
 @register_script("poly_mine")
 class PolyMine(ParlaiScript):
+    """Writes a file of hard negatives."""
+
     @classmethod
     def setup_args(cls):
-        parser = ParlaiParser(True, False, "Mine hard negatives with a trained ranker that caches its candidates.")
+        """Declare the flags of the command."""
+        parser = ParlaiParser(True, False, DESCRIPTION)
         group = parser.add_argument_group("poly_mine")
-        group.add_argument("-mf", "--model-file", required=True, help="the trained model to mine with")
-        group.add_argument("--out", required=True, help="file to write, for --hard-negatives-file")
+        group.add_argument("-mf", "--model-file", required=True, help="trained model that caches its candidates")
+        group.add_argument("--out", required=True, help="file to write")
         group.add_argument("--hard-negatives", type=int, default=10, help="how many for each example")
         group.add_argument(
             "--hard-negatives-margin",
             type=float,
             default=0.0,
-            help="leave out what scores above the response's score less this: it is likely right too",
+            help="leave out responses that score above the right response minus this: they may be right too",
         )
         return parser
 
     def run(self):
+        """Mine and print where the file is."""
         from poly_agents import load
         from poly_agents.agents import teachers
         from poly_agents.learning import negatives
