@@ -1,4 +1,4 @@
-"""Files for leaderboards: by hand, from every kind of candidates, without labels, by one process or two."""
+"""Files for leaderboards: by hand, for every kind of candidates, without labels, by one process and by two."""
 
 import doctest
 import json
@@ -6,7 +6,6 @@ import math
 
 import pytest
 import pytrec_eval
-from parlai.core.message import Message
 from parlai.scripts.eval_model import EvalModel
 from parlai.scripts.multiprocessing_eval import MultiProcessEval
 
@@ -17,7 +16,7 @@ from tests.conftest import evaluate, make
 from tests.data import FIXTURES, read
 
 
-def told(task: str, path, form: str, **options) -> dict:
+def given(task: str, path, form: str, **options) -> dict:
     more = {"data_files": str(FIXTURES / task.split(":")[0]), "submission": str(path), "submission_format": form}
     return {"task": f"poly_agents:{task}", "datatype": "test", "batchsize": 2} | more | options
 
@@ -35,8 +34,7 @@ def test_examples_in_the_documentation_hold():
 
 def test_confidences_are_probabilities_best_first():
     submission = Submission("nowhere", "dstc7")
-    message = Message(id="task", example_id=7, label_candidates=["a", "b ", "a"], candidate_ids=["x", "y", "z"])
-    submission.add_own(message, {"a": 1.0, "b": 3.0})
+    submission.add(7, ["x", "y", "z"], [1.0, 3.0, 1.0])
     (row,) = json.loads(dstc7(submission.new))
     assert row["example-id"] == 7
     total = 2 * math.exp(1) + math.exp(3)
@@ -47,11 +45,16 @@ def test_confidences_are_probabilities_best_first():
     ]
 
 
+def test_a_total_counts_candidates_that_are_not_given():
+    submission = Submission("nowhere", "dstc7")
+    submission.add(1, ["a"], [0.0], total=math.log(4))
+    (row,) = json.loads(dstc7(submission.new))
+    assert row["candidate-ranking"] == [{"candidate-id": "a", "confidence": pytest.approx(1 / 4)}]
+
+
 def test_the_best_hundred_are_kept_and_confidences_are_of_all():
     submission = Submission("nowhere", "dstc7")
-    texts = [str(i) for i in range(130)]
-    message = Message(example_id=1, label_candidates=texts, candidate_ids=texts)
-    submission.add_own(message, {text: float(text) / 50 for text in texts})
+    submission.add(1, [str(i) for i in range(130)], [i / 50 for i in range(130)])
     (row,) = json.loads(dstc7(submission.new))
     ranking = row["candidate-ranking"]
     assert [one["candidate-id"] for one in ranking] == [str(i) for i in range(129, 29, -1)]
@@ -65,7 +68,7 @@ def test_ms_marco_s_ranks_begin_with_one():
 @pytest.mark.parametrize("name", ["bi", "cross"])
 def test_mutual_s_hidden_test_is_written_as_its_leaderboard_takes_it(trained, tmp_path, name):
     out = tmp_path / "deep" / "answers.txt"
-    report = EvalModel.main(model_file=trained[name], precision="float32", **told("mutual", out, "mutual"))
+    report = EvalModel.main(model_file=trained[name], precision="float32", **given("mutual", out, "mutual"))
     assert "hits@1" not in report and "mrr" not in report
     found = [line.split("\t") for line in out.read_text().splitlines()]
     examples = read("mutual", "test", FIXTURES / "mutual", submission="x")
@@ -74,7 +77,7 @@ def test_mutual_s_hidden_test_is_written_as_its_leaderboard_takes_it(trained, tm
 
 def test_dstc7_s_none_of_them_is_a_candidate(trained, tmp_path):
     out = tmp_path / "Ubuntu_subtask_4.json"
-    EvalModel.main(model_file=trained["bi"], precision="float32", **told("dstc7:subtask_4", out, "dstc7"))
+    EvalModel.main(model_file=trained["bi"], precision="float32", **given("dstc7:subtask_4", out, "dstc7"))
     examples = read("dstc7:subtask_4", "test", FIXTURES / "dstc7")
     for row, example in zip(json.loads(out.read_text()), examples, strict=True):
         ids = [one["candidate-id"] for one in row["candidate-ranking"]]
@@ -84,7 +87,7 @@ def test_dstc7_s_none_of_them_is_a_candidate(trained, tmp_path):
 
 def test_ms_marco_s_test_is_ranked_for_a_submission_alone(trained, tmp_path):
     out = tmp_path / "run.tsv"
-    EvalModel.main(model_file=trained["bi"], precision="float32", **told("msmarco", out, "msmarco"))
+    EvalModel.main(model_file=trained["bi"], precision="float32", **given("msmarco", out, "msmarco"))
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     examples = read("msmarco", "test", FIXTURES / "msmarco", submission="x")
     assert {example.response for example in examples} == {None}
@@ -103,9 +106,9 @@ def test_a_store_s_candidates_go_by_their_ids(trained, tmp_path):
     from poly_agents.tasks.beir import write_corpus
 
     write_corpus(FIXTURES / "beir/toy", tmp_path / "corpus.jsonl")
-    given = told("beir", tmp_path / "run.txt", "trec", data_files=str(FIXTURES / "beir/toy"))
+    settings = given("beir", tmp_path / "run.txt", "trec", data_files=str(FIXTURES / "beir/toy"))
     pool = {"eval_candidates": "fixed", "fixed_candidates_path": str(tmp_path / "corpus.jsonl")}
-    report = EvalModel.main(model_file=trained["bi"], ignore_bad_candidates=True, **given | pool)
+    report = EvalModel.main(model_file=trained["bi"], ignore_bad_candidates=True, **settings | pool)
     run = trec_run(tmp_path / "run.txt")
     with (FIXTURES / "beir/toy/qrels/test.tsv").open() as file:
         rows = [line.split("\t") for line in file.read().splitlines()[1:]]
@@ -118,15 +121,15 @@ def test_a_store_s_candidates_go_by_their_ids(trained, tmp_path):
 
 def test_the_baseline_writes_one_too(tmp_path):
     out = tmp_path / "answers.txt"
-    EvalModel.main(model="poly_agents/tfidf", **told("mutual", out, "mutual"))
+    EvalModel.main(model="poly_agents/tfidf", **given("mutual", out, "mutual"))
     assert [line.split("\t")[0] for line in out.read_text().splitlines()] == ["test_1", "test_2", "test_10"]
     assert all(sorted(line.split("\t")[1:]) == list("ABCD") for line in out.read_text().splitlines())
 
 
 def test_two_processes_write_one_file_in_the_order_of_the_examples(trained, tmp_path):
     alone, both = tmp_path / "alone", tmp_path / "both"
-    EvalModel.main(model_file=trained["bi"], **told("mutual", alone, "mutual"))
-    MultiProcessEval.main(model_file=trained["bi"], distributed_world_size=2, **told("mutual", both, "mutual"))
+    EvalModel.main(model_file=trained["bi"], **given("mutual", alone, "mutual"))
+    MultiProcessEval.main(model_file=trained["bi"], distributed_world_size=2, **given("mutual", both, "mutual"))
     assert both.read_text() == alone.read_text()
 
 

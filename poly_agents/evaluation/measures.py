@@ -1,11 +1,11 @@
-"""How well candidates are ranked: the field's measures, as pure functions.
+"""Measure how well candidates are ranked, as pure functions.
 
-Scores, relevance and mask are [B, C]; a candidate is right where its relevance is above 0. Everything follows from the
-ranks of a context's P right candidates, r_1 < ... < r_P out of C, and a tie counts against the model: of equal scores
-the less relevant candidate comes first, so one score for all puts the right ones last. NaN is the worst of scores for
-a right candidate, the best for any other.
+Scores, relevance and mask are [B, C]. A candidate is right if its relevance is above 0. Every measure follows from the
+ranks of a context's P right candidates, r_1 < ... < r_P out of C. A tie counts against the model: of equal scores the
+less relevant candidate comes first, so equal scores for all put the right candidates last. NaN counts as the lowest
+score for a right candidate, and as the highest for any other.
 
-A measure of a context without any right candidate is 0; `measures` says NaN there.
+A measure is 0 for a context without a right candidate. `measures` returns NaN there, so that a mean can leave it out.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,20 @@ from torch import Tensor
 
 
 class RelevantRanks(NamedTuple):
-    """The right candidates of B contexts, by rank, as many columns as the context with most of them has."""
+    """The right candidates of B contexts, best rank first. P is the largest number of them that a context has."""
 
-    ranks: Tensor  # [B, P] float, rising, counted from 1; infinite where there are fewer
-    columns: Tensor  # [B, P], -1 where there are fewer
-    grades: Tensor  # [B, P] their relevance, 0 where there are fewer
+    ranks: Tensor  # [B, P] float, rising, from 1; infinite if a context has fewer
+    columns: Tensor  # [B, P] their columns in the scores; -1 if a context has fewer
+    grades: Tensor  # [B, P] their relevance; 0 if a context has fewer
 
 
 def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> RelevantRanks:
-    """Where the right candidates stand; those that `mask` [B, C] leaves out are no candidates.
+    """Rank the right candidates.
+
+    Args:
+        scores: [B, C].
+        relevance: [B, C], above 0 for right candidates.
+        mask: False for columns that are no candidates, [B, C]. None: all are.
 
     >>> ranked(torch.tensor([[0.9, 0.5, 0.5, 0.1]]), torch.tensor([[0, 1, 0, 1]])).ranks
     tensor([[3., 4.]])
@@ -32,29 +37,43 @@ def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Rel
     right = relevance > 0 if mask is None else (relevance > 0) & mask  # [B, C]
     if scores.isnan().any():
         scores = torch.where(scores.isnan(), torch.where(right, -torch.inf, torch.inf).to(scores.dtype), scores)
-    rows, places = right.nonzero(as_tuple=True)
-    counts = rows.bincount(minlength=len(scores))  # [B]
-    slots = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    columns = torch.full((len(scores), max(1, *counts.tolist())), -1, device=rows.device)  # [B, P]
-    columns[rows, slots] = places
-    there = columns >= 0
+    columns = columns_of(right)  # [B, P]
+    real = columns >= 0
     own = scores.gather(-1, columns.clamp(min=0))  # [B, P]
-    grades = relevance.gather(-1, columns.clamp(min=0)).float() * there
+    grades = relevance.gather(-1, columns.clamp(min=0)).float() * real
     ranks = torch.empty_like(grades)
-    for slot, line in enumerate(own.unbind(-1)):
-        ahead = scores >= line.unsqueeze(-1)  # [B, C] itself and its ties too
+    for slot, score in enumerate(own.unbind(-1)):
+        ahead = scores >= score.unsqueeze(-1)  # [B, C] the candidate itself and its ties too
         ranks[:, slot] = (ahead if mask is None else ahead & mask).count_nonzero(-1)
+    # Of right candidates with equal scores, those that come after a candidate do not count against it.
     slot = torch.arange(own.shape[-1], device=own.device)
     this, other = grades.unsqueeze(-1), grades.unsqueeze(-2)  # [B, P, 1], [B, 1, P]
-    behind = (other > this) | ((other == this) & (slot > slot.unsqueeze(-1)))  # [B, P, P] where they are tied
-    tied = (own.unsqueeze(-1) == own.unsqueeze(-2)) & there.unsqueeze(-2)
-    ranks = (ranks - (tied & behind).sum(-1)).masked_fill(~there, torch.inf)
+    after = (other > this) | ((other == this) & (slot > slot.unsqueeze(-1)))  # [B, P, P]
+    tied = (own.unsqueeze(-1) == own.unsqueeze(-2)) & real.unsqueeze(-2)
+    ranks = (ranks - (tied & after).sum(-1)).masked_fill(~real, torch.inf)
     ranks, order = ranks.sort(-1)
     return RelevantRanks(ranks, columns.gather(-1, order), grades.gather(-1, order))
 
 
+def columns_of(right: Tensor) -> Tensor:
+    """List the columns of [B, C] that are True: [B, P], filled up with -1, P at least 1.
+
+    >>> columns_of(torch.tensor([[True, False, True], [False, True, False]]))
+    tensor([[ 0,  2],
+            [ 1, -1]])
+    """
+    rows, places = right.nonzero(as_tuple=True)
+    counts = rows.bincount(minlength=len(right))  # [B]
+    slots = torch.arange(len(rows), device=right.device) - (counts.cumsum(0) - counts)[rows]
+    columns = torch.full((len(right), max(1, *counts.tolist())), -1, device=right.device)
+    columns[rows, slots] = places
+    return columns
+
+
 def recall_any(ranks: Tensor, k: int) -> Tensor:
-    """1 where a right candidate is among the best k: hits@k, and R_n@k of n candidates; [B].
+    """Return 1 if a right candidate is among the best k, else 0: hits@k, or R_n@k of n candidates, [B].
+
+    `ranks` [B, P] are those of `RelevantRanks`, here and below.
 
     >>> recall_any(torch.tensor([[2.0, 3.0]]), 2)
     tensor([1.])
@@ -63,7 +82,7 @@ def recall_any(ranks: Tensor, k: int) -> Tensor:
 
 
 def recall_share(ranks: Tensor, k: int) -> Tensor:
-    """The right candidates among the best k, over all right ones: R_n@k as in retrieval; [B].
+    """Return the share of the right candidates that are among the best k: recall@k as in retrieval, [B].
 
     >>> recall_share(torch.tensor([[2.0, 3.0]]), 2)
     tensor([0.5000])
@@ -72,7 +91,7 @@ def recall_share(ranks: Tensor, k: int) -> Tensor:
 
 
 def reciprocal_rank(ranks: Tensor) -> Tensor:
-    """1 / r_1; its mean is MRR; [B].
+    """Return 1 / r_1, [B]. Its mean is MRR.
 
     >>> reciprocal_rank(torch.tensor([[2.0, 3.0]]))
     tensor([0.5000])
@@ -81,7 +100,7 @@ def reciprocal_rank(ranks: Tensor) -> Tensor:
 
 
 def average_precision(ranks: Tensor) -> Tensor:
-    """1/P sum_i i / r_i, the precision at each right candidate; its mean is MAP; [B].
+    """Return the mean precision at the right candidates, 1/P sum_i i / r_i, [B]. Its mean is MAP.
 
     >>> average_precision(torch.tensor([[1.0, 4.0]]))
     tensor([0.7500])
@@ -91,9 +110,9 @@ def average_precision(ranks: Tensor) -> Tensor:
 
 
 def ndcg(ranks: Tensor, grades: Tensor, k: int, exponential: bool = False) -> Tensor:
-    """DCG over that of the best order, of the best k; [B].
+    """Return the DCG of the best k, divided by the DCG of the best order, [B].
 
-        DCG = sum_i gain_i / log2(1 + r_i)  for r_i <= k;    gain = grade, or 2^grade - 1 where exponential
+        DCG = sum_i gain_i / log2(1 + r_i)  for r_i <= k;    gain = grade, or 2^grade - 1 if `exponential`
 
     >>> ndcg(torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 0.0]]), 2)
     tensor([1.])
@@ -106,16 +125,25 @@ def ndcg(ranks: Tensor, grades: Tensor, k: int, exponential: bool = False) -> Te
 
 
 def measures(ranks: Tensor, graded: RelevantRanks, ks: Sequence[int], exponential: bool = False) -> dict[str, Tensor]:
-    """Every measure of B contexts by its name, [B] each; NaN where a context has no right candidate.
+    """Compute every measure of B contexts.
 
-    `graded` is what NDCG is of; the ranks [B, P] of the right candidates are what all others are of.
+    Args:
+        ranks: ranks of the right candidates, [B, P]: for all measures but NDCG.
+        graded: ranks and grades of the candidates with a grade: for NDCG.
+        ks: every k of the measures at k.
+        exponential: the gain of NDCG is 2^grade - 1.
+
+    Returns:
+        Measures by name, [B] each. They are NaN for a context without a right candidate.
     """
-    found = {"rank": ranks.amin(-1), "mrr": reciprocal_rank(ranks), "map": average_precision(ranks)}
-    found["p@1"] = recall_any(ranks, 1)
-    found |= {f"recall_any@{k}": recall_any(ranks, k) for k in ks}
-    found |= {f"recall_share@{k}": recall_share(ranks, k) for k in ks}
-    none = ~ranks.isfinite().any(-1)
-    found = {name: values.masked_fill(none, torch.nan) for name, values in found.items()}
-    none = ~graded.ranks.isfinite().any(-1)
-    gained = {f"ndcg@{k}": ndcg(graded.ranks, graded.grades, k, exponential).masked_fill(none, torch.nan) for k in ks}
-    return found | gained
+    values = {"rank": ranks.amin(-1), "mrr": reciprocal_rank(ranks), "map": average_precision(ranks)}
+    values["p@1"] = recall_any(ranks, 1)
+    values |= {f"recall_any@{k}": recall_any(ranks, k) for k in ks}
+    values |= {f"recall_share@{k}": recall_share(ranks, k) for k in ks}
+    none_right = ~ranks.isfinite().any(-1)
+    values = {name: value.masked_fill(none_right, torch.nan) for name, value in values.items()}
+    none_graded = ~graded.ranks.isfinite().any(-1)
+    for k in ks:
+        gain = ndcg(graded.ranks, graded.grades, k, exponential)
+        values[f"ndcg@{k}"] = gain.masked_fill(none_graded, torch.nan)
+    return values

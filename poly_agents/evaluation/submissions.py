@@ -1,22 +1,22 @@
-"""Files for leaderboards: what is ranked best for every example, as each benchmark takes it.
+"""Write files for leaderboards: the best candidates of every example, in the format of each benchmark.
 
     parlai eval_model -mf MODEL -t poly_agents:mutual -dt test --submission answers.txt --submission-format mutual
 
-A task names its examples and candidates in the fields `example_id` and `candidate_ids` of its messages; a pool of
-`-fcp` names its candidates by the `id` they have in it. Labels are not needed.
+Examples and candidates go by their ids. A task gives them in the fields `example_id` and `candidate_ids` of its
+messages, and a file of `-fcp` as the `id` of each candidate. Labels are not needed.
 
     dstc7    a JSON list of {"example-id", "candidate-ranking": [{"candidate-id", "confidence"}]}, the best 100
-             (https://ibm.github.io/dstc-noesis); confidence is a candidate's share of the softmax over all scores
+             (https://ibm.github.io/dstc-noesis); the confidences of all candidates of an example add up to 1
     msmarco  `query TAB passage TAB rank`, the best 1,000
-    mutual   `example TAB A TAB C TAB B TAB D`, all of them, best first (https://github.com/Nealcly/MuTual)
-    trec     `query Q0 document rank score tag`, the best 1,000: what trec_eval and BEIR's tools read
+    mutual   `example TAB A TAB C TAB B TAB D`, all candidates, best first (https://github.com/Nealcly/MuTual)
+    trec     `query Q0 document rank score tag`, the best 1,000, as trec_eval and BEIR's tools read it
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from poly_agents import processes
 from poly_agents.files import atomic
@@ -29,15 +29,23 @@ class Ranking(NamedTuple):
 
     example: Id
     candidates: list[Id]  # best first
-    scores: list[float]  # theirs
-    total: float  # log of the sum of exp(score) over all candidates
+    scores: list[float]  # of the candidates
+    total: float  # log of the sum of exp(score) over all candidates of the example
 
     def rows(self) -> list[tuple[int, Id, float]]:
+        """Return rank, candidate and score, best first.
+
+        >>> Ranking("q1", ["d7", "d2"], [0.5, 0.1], 1.0).rows()
+        [(1, 'd7', 0.5), (2, 'd2', 0.1)]
+        """
         return list(zip(range(1, len(self.scores) + 1), self.candidates, self.scores, strict=True))
 
 
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
 def dstc7(rankings: Sequence[Ranking]) -> str:
-    """Confidences of an example add up to 1 over all its candidates."""
+    """Write the format of DSTC7. A confidence is a candidate's share of the softmax over all scores of the example."""
     listed = [
         {
             "example-id": ranking.example,
@@ -52,11 +60,17 @@ def dstc7(rankings: Sequence[Ranking]) -> str:
 
 
 def msmarco(rankings: Sequence[Ranking]) -> str:
+    """Write the format of MS MARCO.
+
+    >>> msmarco([Ranking("q1", ["d7"], [0.5], 0.5)])
+    'q1\\td7\\t1\\n'
+    """
     return "".join(f"{r.example}\t{candidate}\t{rank}\n" for r in rankings for rank, candidate, _ in r.rows())
 
 
 def mutual(rankings: Sequence[Ranking]) -> str:
-    """
+    """Write the format of MuTual.
+
     >>> mutual([Ranking("test_1", ["B", "A", "D", "C"], [3.0, 2.0, 1.0, 0.0], 3.4)])
     'test_1\\tB\\tA\\tD\\tC\\n'
     """
@@ -64,7 +78,8 @@ def mutual(rankings: Sequence[Ranking]) -> str:
 
 
 def trec(rankings: Sequence[Ranking]) -> str:
-    """
+    """Write the format of trec_eval.
+
     >>> trec([Ranking("q1", ["d7"], [0.5], 0.5)])
     'q1 Q0 d7 1 0.500000 poly_agents\\n'
     """
@@ -76,6 +91,8 @@ def trec(rankings: Sequence[Ranking]) -> str:
 
 
 class SubmissionFormat(NamedTuple):
+    """How a leaderboard takes rankings."""
+
     write: Callable[[Sequence[Ranking]], str]
     limit: int  # candidates of an example, at most
 
@@ -84,50 +101,69 @@ FORMATS = {
     "dstc7": SubmissionFormat(dstc7, 100),
     "msmarco": SubmissionFormat(msmarco, 1000),
     "mutual": SubmissionFormat(mutual, 4),
+    "trec": SubmissionFormat(trec, 1000),
 }
-FORMATS["trec"] = SubmissionFormat(trec, 1000)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 class Submission:
-    """The file that an evaluation fills: written when a task is through, a later task is added.
+    """The file that an evaluation writes when a task is finished. Rankings of a later task are added to it.
 
-    Several processes make one file, in the order of the examples.
+    Several processes write one file, in the order of the examples.
     """
 
-    def __init__(self, path: str, name: str):
-        self.path, self.format = path, FORMATS[name]
-        self.rankings: list[Ranking] = []
-        self.new: list[Ranking] = []
+    def __init__(self, path: str, format_name: str):
+        self.path, self.format = path, FORMATS[format_name]
+        self.written: list[Ranking] = []
+        self.new: list[Ranking] = []  # of this process, since the last `close`
 
-    def add(self, message: Mapping[str, Any], ids: Sequence[Id | None], scores: Sequence[float], total: float) -> None:
-        """Candidates of a message's example, in any order, and the `total` that their probabilities are of."""
-        example = message.get("example_id")
-        if example is None or any(candidate is None for candidate in ids):
+    def add(
+        self,
+        example: Id | None,
+        candidates: Sequence[Id | None],
+        scores: Sequence[float],
+        total: float | None = None,
+        task: str = "the task",
+    ) -> None:
+        """Add the ranking of an example. Only as many candidates are kept as the format takes.
+
+        Args:
+            example: id of the example.
+            candidates: ids of its candidates, in any order.
+            scores: their scores.
+            total: log of the sum of exp(score) over all candidates. None: there are no other candidates.
+            task: name of the task, for the error.
+
+        Raises:
+            ValueError: the example or a candidate has no id.
+        """
+        if example is None or any(candidate is None for candidate in candidates):
             raise ValueError(
-                f"--submission: {'an example' if example is None else 'a candidate'} of {message.get('id')} has no id "
-                "that a leaderboard knows; --ranks-file writes the ranks of any task"
+                f"--submission: {'an example' if example is None else 'a candidate'} of {task} has no id that a "
+                "leaderboard knows; --ranks-file writes the ranks of any task"
             )
-        order = sorted(range(len(ids)), key=lambda place: -scores[place])[: self.format.limit]
-        self.new.append(Ranking(example, [ids[i] for i in order], [scores[i] for i in order], total))
-
-    def add_own(self, message: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """The candidates that a message brings, by the scores of their texts; equal texts have one score."""
-        texts = message.get("label_candidates") or ()
-        ids = message.get("candidate_ids") or [None] * len(texts)
-        own = [scores[text.strip()] for text in texts]
-        self.add(message, ids, own, log_sum_exp(own))
+        total = log_sum_exp(scores) if total is None else total
+        order = sorted(range(len(candidates)), key=lambda place: -scores[place])[: self.format.limit]
+        self.new.append(Ranking(example, [candidates[i] for i in order], [scores[i] for i in order], total))
 
     def close(self) -> None:
-        """Write all there is; called by every process, as often by each."""
+        """Write the file. Every process has to call this, equally often."""
         parts = processes.all_gather(self.new)
-        found = [ranking for ranking in chain(*zip_longest(*parts)) if ranking]  # each process had every n-th example
+        gathered = [ranking for ranking in chain(*zip_longest(*parts)) if ranking]  # each had every n-th example
         self.new = []
-        if found:
-            self.rankings += found
+        if gathered:
+            self.written += gathered
             if processes.rank() == 0:
-                atomic.write_text(self.path, self.format.write(self.rankings))
+                atomic.write_text(self.path, self.format.write(self.written))
 
 
 def log_sum_exp(scores: Sequence[float]) -> float:
-    most = max(scores)
-    return most + math.log(math.fsum(math.exp(score - most) for score in scores))
+    """Compute the logarithm of the sum of exp(score).
+
+    >>> log_sum_exp([0.0, 0.0]) == math.log(2)
+    True
+    """
+    largest = max(scores)
+    return largest + math.log(math.fsum(math.exp(score - largest) for score in scores))

@@ -115,8 +115,8 @@ def backward(
 ) -> ScoresAndLoss:
     """Add the gradients of the mean loss, times `scale`, to the parameters.
 
-    With several processes each has a part of the gradients. `processes.average_gradients` makes those of the whole batch
-    from the parts.
+    With several processes each has a part of the gradients, and `processes.average_gradients` makes those of the whole
+    batch from the parts.
 
     Args:
         ranker: a ranker in training mode.
