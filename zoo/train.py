@@ -1,11 +1,10 @@
-"""The zoo's own models, by their commands in the catalogue: what `make zoo` runs.
+"""Train the zoo's own models by their commands in the catalogue. `make zoo` runs this.
 
     python -m poly_agents.zoo.train --out models/zoo
 
-Trains each through `parlai train_model`, evaluates it on the test split with 95% intervals, and prepares a folder that
-is ready to be published, OUT/NAME, with its card and digests; `POLY_AGENTS_ZOO=OUT` then lets
-`zoo:poly_agents/NAME/model` find it. What is made already is kept. The digests it prints go into the catalogue once
-the folders are published.
+Each model is trained with `parlai train_model` and evaluated on the test split with 95% intervals. Then the folder
+OUT/NAME is prepared for publishing, with card and digests. `POLY_AGENTS_ZOO=OUT` lets `zoo:poly_agents/NAME/model` find
+it. Models that are there already are kept. The digests it prints go into the catalogue once the folders are published.
 """
 
 import argparse
@@ -22,13 +21,21 @@ QUICK = "--validation-every-n-epochs -1 --validation-max-exs 64 --short-final-ev
 
 
 def parlai(command: str) -> None:
-    """Show a command, run it, stop where it fails."""
+    """Print a command and run it. Raises CalledProcessError if it fails."""
     print(f"\n$ parlai {command}", flush=True)
     subprocess.run([PARLAI, *shlex.split(command)], check=True)
 
 
 def make(name: str, out: Path, work: Path, more: str, examples: int) -> None:
-    """Train, evaluate and prepare one model. `more` is added to its command."""
+    """Train, evaluate and prepare one model.
+
+    Args:
+        name: of the model in the catalogue.
+        out: where its folder goes.
+        work: where it is trained.
+        more: further options for its command.
+        examples: how many of the test split to evaluate on; -1: all.
+    """
     entry, model = OURS[name], work / name / "model"
     report = model.with_name("report.json")
     train = entry.source.command.removeprefix("parlai ")
@@ -44,10 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("models/zoo"), help="where the prepared folders go")
     parser.add_argument("--work", type=Path, default=Path("models/zoo-work"), help="where models are trained")
-    parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS), help="not all of them")
-    parser.add_argument("--steps", type=int, help="training steps of each, to see that it works")
-    parser.add_argument("--examples", type=int, default=-1, help="of the test split to evaluate on; -1: all")
-    parser.add_argument("--more", default="", help="further options of train_model, in quotes")
+    parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS), help="train only these")
+    parser.add_argument("--steps", type=int, help="training steps of each, for a quick trial")
+    parser.add_argument("--examples", type=int, default=-1, help="how many test examples to evaluate on; -1: all")
+    parser.add_argument("--more", default="", help="further options for train_model, in quotes")
     arguments = parser.parse_args()
     more = f"--max-train-steps {arguments.steps} {arguments.more}" if arguments.steps else arguments.more
     for name in arguments.only:
