@@ -111,7 +111,7 @@ def quality(model_file: Path, contexts: int) -> dict:
         part = tests[start : start + 64]
         index = torch.tensor([[place[text] for text in example.candidates] for example in part])
         labels = torch.tensor([example.candidates.index(example.response) for example in part])
-        scores = model.ranker.score_texts(ids[start : start + 64], kept, index)
+        scores = model.ranker.score_ids(ids[start : start + 64], kept, index)
         ranks += label_ranks(scores, labels).tolist()
     draw = random.Random(0)
     measures = {
@@ -140,7 +140,7 @@ def latency(model_files: dict[str, Path], rounds: int) -> dict[str, dict[str, fl
                 if size == POOL and name in SLOW and turn not in (0, 1, 2):
                     continue
                 start = time.perf_counter()
-                model.ranker.score_texts(ids, kept)
+                model.ranker.score_ids(ids, kept)
                 if turn >= 0:
                     times[name][size].append(1000 * (time.perf_counter() - start))
     return {name: {str(size): statistics.median(ms) for size, ms in by.items()} for name, by in times.items()}

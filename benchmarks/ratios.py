@@ -43,12 +43,12 @@ class System:
 
     def encode(self, texts: Sequence[str], length: int) -> None:
         """Run texts of `length` tokens at most through the encoder."""
-        self.ranker.encode_texts([ids[:length] for ids in self.tokenizer.ids_of(texts)])
+        self.ranker.encode_ids([ids[:length] for ids in self.tokenizer.ids_of(texts)])
 
     def scorer(self, texts: Sequence[str], length: int, newest: int) -> Callable[[str], Tensor]:
         """Score a context of `newest` tokens at most against texts of `length` tokens, encoded now."""
-        kept = self.ranker.encode_texts([ids[:length] for ids in self.tokenizer.ids_of(texts)], progress=True)
-        return lambda context: self.ranker.score_texts([self.tokenizer.ids(context)[-newest:]], kept)
+        kept = self.ranker.encode_ids([ids[:length] for ids in self.tokenizer.ids_of(texts)], progress=True)
+        return lambda context: self.ranker.score_ids([self.tokenizer.ids(context)[-newest:]], kept)
 
 
 class CrossAttention(System):
@@ -59,11 +59,11 @@ class CrossAttention(System):
 
     def scorer(self, texts, length, newest):
         documents = [ids[:length] for ids in self.tokenizer.ids_of(texts)]
-        nothing = self.ranker.encode_texts([[]])  # all that the decoder is given beside what was encoded
+        nothing = self.ranker.encode_ids([[]])  # all that the decoder is given beside what was encoded
 
         def score(query: str) -> Tensor:
             own = self.tokenizer.ids(query)[-newest:]
-            return self.ranker.score_texts([own + document for document in documents], nothing)  # [C, 1]
+            return self.ranker.score_ids([own + document for document in documents], nothing)  # [C, 1]
 
         return score
 

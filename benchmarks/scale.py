@@ -28,10 +28,11 @@ import poly_agents
 from poly_agents import zoo
 from poly_agents.candidates import search
 from poly_agents.candidates.vectors import Vectors
+from poly_agents.encoders.states import TokenStates
 from poly_agents.files.atomic import write_text
 from poly_agents.models import textranker
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, TokenStates, Views, each
+from poly_agents.scoring.ranker import Ranker, Views, each
 from poly_agents.tasks.chitchat import conversations, examples
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
@@ -91,15 +92,15 @@ def mixed(kept, rows: int):
 def scorer(ranker: Ranker, tokenizer: Tokenizer, responses: list[str], size: int) -> Timed:
     """The ten best of `size` candidates for a context."""
     ids = [row[:32] for row in tokenizer.ids_of(responses)]
-    kept = ranker.encode_texts(ids)
-    if not ranker.caches(ranker.options):
-        return lambda context: ranker.score_texts([context], kept).topk(COUNT)
+    kept = ranker.encode_ids(ids)
+    if not ranker.can_cache(ranker.options):
+        return lambda context: ranker.score_ids([context], kept).topk(COUNT)
     precision = str(ranker.candidate_encoder.dtype).removeprefix("torch.")
     vectors = Vectors.of(kept if size == len(ids) else mixed(kept, size), precision)
 
     @torch.no_grad()
     def best(context: list[int]):
-        prepared = ranker.prepare(pad([context]))
+        prepared = ranker.encode_contexts(pad([context]))
         if isinstance(prepared, Views):
             return search.exact(prepared, vectors, COUNT)
         return search.streamed_best(ranker, prepared, vectors, COUNT)
@@ -141,7 +142,7 @@ def rankers(rows: dict, t5: str, shape: dict | None, longest: float, rounds: int
         scorers = {}
         for name, (ranker, tokenizer) in systems.items():
             before = found[name].get(str(size // 10))
-            fits = ranker.caches(ranker.options) or size == ENCODED
+            fits = ranker.can_cache(ranker.options) or size == ENCODED
             if fits and (size == SIZES[0] or (before and before[0] * 10 < 1000 * longest)):
                 score, own = scorer(ranker, tokenizer, responses, size), given[name]
                 scorers[name] = lambda turn, score=score, own=own: score(own[turn])
@@ -170,7 +171,7 @@ def stores(model_file: str, folder: Path, size: int, rounds: int) -> dict:
     store = model.index(folder, texts(size), progress=True)
     vectors, torch_pages = store.vectors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.no_grad():
-        prepared = [model.ranker.prepare(pad([row])) for row in contexts(model.tokenizer)[:rounds]]
+        prepared = [model.ranker.encode_contexts(pad([row])) for row in contexts(model.tokenizer)[:rounds]]
     one = [Views(p.vectors[:, :1]) for p in prepared]  # a single view: a bi-encoder's search
     how = {
         "exact": lambda p: search.exact(p, vectors, COUNT),
