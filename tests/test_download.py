@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from poly_agents.files import download
+from poly_agents.files import transfer
 from poly_agents.files.download import Download, DownloadError, fetch
 from tests.servers import DATA, DIGEST, Files, serving
 
@@ -23,8 +23,8 @@ def server():
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.001)
-    monkeypatch.setattr(download, "PIECE", 4096)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
+    monkeypatch.setattr(transfer, "PIECE", 4096)
 
 
 def get(server, kind, folder, **changes) -> Path:
@@ -48,7 +48,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
 
 
 def test_more_breaks_than_attempts_are_borne_while_there_is_progress(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     server.breaks = 3
     assert get(server, "breaks", tmp_path).read_bytes() == DATA
 
@@ -56,7 +56,7 @@ def test_more_breaks_than_attempts_are_borne_while_there_is_progress(server, tmp
 def test_a_killed_download_goes_on_where_it_stopped(server, tmp_path):
     server.pause = 0.2
     code = (
-        "import sys; from pathlib import Path; from poly_agents.files import download; download.PIECE = 4096;"
+        "import sys; from pathlib import Path; from poly_agents.files import download, transfer; transfer.PIECE = 4096;"
         f"download.fetch(download.Download('{server.url}/slow', 'data.bin'), Path(sys.argv[1]))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path])
@@ -75,11 +75,11 @@ def test_a_killed_download_goes_on_where_it_stopped(server, tmp_path):
 @pytest.mark.parametrize("etag", ['"one"', None])
 def test_the_rest_of_another_file_is_not_appended(server, tmp_path, etag, monkeypatch):
     server.etag = etag
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     with pytest.raises(DownloadError):
         get(server, "short", tmp_path)
     server.data, server.etag = DATA[::-1] + b"more", etag and '"two"'
-    monkeypatch.setattr(download, "ATTEMPTS", 3)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 3)
     assert get(server, "data", tmp_path).read_bytes() == server.data
 
 
@@ -180,6 +180,6 @@ def test_two_processes_at_once_download_once(server, tmp_path):
 
 
 def test_too_little_room_is_said_before_the_download(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5}))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5}))
     with pytest.raises(DownloadError, match="has 100,003 bytes, more than is free"):
         get(server, "data", tmp_path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from poly_agents.files import download
+from poly_agents.files import transfer
 from poly_agents.files.download import Download, Elsewhere, find
 from tests.archives import zipped
 from tests.servers import DATA, Files, serving
@@ -19,7 +19,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.001)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
 
 
 def test_a_file_that_is_elsewhere_says_where(tmp_path):
@@ -61,7 +61,7 @@ def test_an_archive_is_unpacked_again_when_the_table_asks_for_more_or_another(se
     assert len(server.asked) == 2
 
 
-def test_the_same_name_in_several_folders_has_to_be_told_apart(server, tmp_path):
+def test_the_same_name_in_several_folders_needs_its_folder(server, tmp_path):
     server.data = zipped({"a.txt": b"top", "x/a.txt": b"x", "x/b.txt": b"x", "y/b.txt": b"y"})
     table = [Download(f"{server.url}/data", "all.zip", archive=True)]
     assert find(table, "a.txt", tmp_path).read_bytes() == b"top"

@@ -1,4 +1,4 @@
-"""What tasks download: from where, in which order, and how it is checked."""
+"""Downloads of the tasks: their addresses, the order in which they are tried, and their digests."""
 
 import gzip
 import hashlib
@@ -7,7 +7,7 @@ import pytest
 from parlai.core.opt import Opt
 
 from poly_agents import tasks
-from poly_agents.files import download
+from poly_agents.files import transfer
 from poly_agents.files.download import Download, DownloadError, Elsewhere
 from poly_agents.tasks.beir import CQADUPSTACK, BeirTeacher
 from poly_agents.tasks.dailydialog import ARCHIVE, DailydialogTeacher
@@ -26,7 +26,7 @@ ANDROID = {
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.001)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
     with serving(Files, data=b"", files={}, breaks=0, etag='"one"', pause=0) as found:
         yield found
 

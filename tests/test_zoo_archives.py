@@ -12,7 +12,7 @@ import pytest
 import poly_agents
 from poly_agents import zoo
 from poly_agents._parlai.scripts.poly_zoo import PolyZoo
-from poly_agents.files import download
+from poly_agents.files import transfer
 from poly_agents.files.download import DownloadError
 from poly_agents.zoo import checks, listing, publishing, sources
 from tests.archives import tarred
@@ -23,8 +23,8 @@ from tests.servers import Files, serving
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.001)
-    monkeypatch.setattr(download, "PIECE", 4096)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
+    monkeypatch.setattr(transfer, "PIECE", 4096)
     with serving(Files, data=b"", files={}, breaks=3, etag='"one"', pause=0.05) as found:
         yield found
 
