@@ -1,14 +1,12 @@
 """Tiny random encoders of every family, and every ranker there is, found by walking the package."""
 
-import importlib
-import inspect
 import json
 import os
-import pkgutil
 import random
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("POLY_AGENTS_TIMEOUT", "120")  # distributed runs; the time limit of a test is longer
 
 import pytest
 import torch
@@ -23,11 +21,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
-import poly_agents
+from poly_agents import rankers
 from poly_agents.agents.ranker_agent import RankerAgent
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
+from poly_agents.models import building
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.text.tokenizer import Tokenizer
+from tests.limits import pytest_timeout_cancel_timer, pytest_timeout_set_timer  # noqa: F401  hooks of pytest-timeout
 
 transformers_logging.set_verbosity_error()
 WORDS = "hello hi how are you fine thanks what is your name my cat dog blue red one two three four five six".split()
@@ -141,13 +141,7 @@ def tokenizer(tiny) -> Tokenizer:
 
 def all_rankers() -> dict[str, type[Ranker]]:
     """name -> class, of every ranker in the package: a new file is found by being there."""
-    found = {}
-    for module in pkgutil.iter_modules(poly_agents.__path__):
-        members = vars(importlib.import_module(f"poly_agents.{module.name}")).values()
-        for member in members:
-            if inspect.isclass(member) and issubclass(member, Ranker) and member.__module__.endswith(f".{module.name}"):
-                found |= {} if inspect.isabstract(member) else {module.name: member}
-    return found
+    return {name: rankers.ranker_class(name) for name in rankers.names()}
 
 
 VARIANTS = {
@@ -168,11 +162,10 @@ VARIANTS = {
 }
 
 
-def make_ranker(kind: type[Ranker], folder: str, tokenizer: Tokenizer, **options) -> Ranker:
+def make_ranker(kind: type[Ranker], source: str, tokenizer: Tokenizer, **options) -> Ranker:
     torch.manual_seed(5)
-    options = kind.Options(backbone=folder, precision="float32", freeze_embeddings=False, **options)
-    start = lambda: kind.start(options, kind.Encoder.pretrained(folder, torch.float32))  # noqa: E731
-    return kind(options, tokenizer.frame, start).eval()
+    options = kind.Options(backbone=source, precision="float32", freeze_embeddings=False, **options)
+    return building.start(rankers.agent_of(kind), options, source, tokenizer, "cpu").eval()
 
 
 def cases() -> list:

@@ -53,5 +53,7 @@ def __getattr__(name: str) -> type:
     words = re.findall(r"[A-Z][a-z0-9]*", name.removesuffix("Agent"))
     try:
         return agent_class("_".join(words).lower())
-    except ImportError as error:
-        raise AttributeError(f"module {__name__!r} has no agent {name!r} ({error})") from error
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(rankers.__name__):
+            raise  # a ranker's own import failed
+        raise AttributeError(f"module {__name__!r} has no agent {name!r}") from error

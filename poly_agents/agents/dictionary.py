@@ -1,4 +1,4 @@
-"""The tokeniser behind ParlAI's dictionary: what `agent.dict` and the `.dict` file are."""
+"""ParlAI's dictionary over a tokenizer: what `agent.dict` and the `.dict` file are."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -6,26 +6,32 @@ from pathlib import Path
 from parlai.core.dict import DictionaryAgent
 
 from poly_agents import zoo
+from poly_agents.models import opening
 from poly_agents.pretrained.parlai_tokenizer import ParlaiTokenizer
-from poly_agents.text.tokenizer import Tokenizer
 
-TEXTS = 2**16  # whose ids are held: turns and candidates come back in many examples
+CACHED_TEXTS = 2**16  # turns and candidates come back in many examples
 
 
 class TokenizerDictionary(DictionaryAgent):
-    """Prebuilt, so ParlAI never walks through the data to build one."""
+    """A dictionary that is complete from the start, so ParlAI never walks through the data to build one.
+
+    Attributes:
+        words: the tokenizer.
+        ids: returns the bare ids of a text; the last ones are cached.
+    """
 
     def __init__(self, opt, shared=None):
         path = opt.get("dict_file")
         if shared:
             self.words, self.ids = shared["words"], shared["ids"]
         elif path and Path(path).exists():
-            self.words = Tokenizer.load(path)
+            self.words = opening.read_tokenizer(path)
         else:
-            self.words = Tokenizer.pretrained(zoo.backbone(opt.get("tokenizer_source") or opt["backbone"]))
+            source = zoo.backbone(opt.get("tokenizer_source") or opt["backbone"])
+            self.words = opening.pretrained_tokenizer(source)
         self.opt = opt
         if not shared:
-            self.ids = lru_cache(TEXTS)(self.words.ids)
+            self.ids = lru_cache(CACHED_TEXTS)(self.words.ids)
         self.tok2ind = self.words.backend.get_vocab()
         self.ind2tok = {number: token for token, number in self.tok2ind.items()}
         self.null_token = self.ind2tok[self.words.pad_id]
@@ -41,7 +47,7 @@ class TokenizerDictionary(DictionaryAgent):
 
     def __setitem__(self, key, value):
         if isinstance(self.words, ParlaiTokenizer):
-            return  # all that ParlAI adds to a dictionary by its options was there when it was saved
+            return  # what ParlAI adds by its options was in the dictionary when it was saved
         flag = "--person-tokens: " if key in ("__p1__", "__p2__") else ""
         raise ValueError(f"{flag}the dictionary of a pretrained encoder is fixed: {key!r} cannot be added to it")
 

@@ -1,59 +1,105 @@
-"""What an evaluation reports of every ranked context, to ParlAI and to a file: measures, their intervals, the ranks."""
+"""Report how well contexts are ranked: measures and their intervals to ParlAI, ranks and submissions to files."""
 
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from parlai.core.metrics import AverageMetric, Metric
 from torch import Tensor
 
-from poly_agents import processes
+from poly_agents.candidates import pool as pools
+from poly_agents.candidates.pool import Pool
 from poly_agents.evaluation.measures import RelevantRanks, measures, ranked
+from poly_agents.evaluation.ranks_file import RanksFile, finite
 from poly_agents.evaluation.submissions import FORMATS, Submission
 from poly_agents.options import Options, option
 from poly_agents.scoring.ranks import top
 
 RESAMPLES = 1000
 ENDS = {"low": 0.025, "high": 0.975}
-PARLAI_HITS = (1, 5, 10, 100)  # its own hits@k, which go by the order of the candidates that are answered
+PARLAI_HITS = (1, 5, 10, 100)  # ParlAI computes these hits@k itself, from the order of the answered candidates
 
 
 @dataclass(frozen=True)
 class EvaluationOptions(Options):
-    """What is measured, and where it goes."""
+    """Which measures are reported, and where results are written."""
 
-    hits_at: str = option("1,2,5,10", "every k of recall_any@k (hits@k), recall_share@k and ndcg@k, parted by commas")
+    hits_at: str = option("1,2,5,10", "every k of recall_any@k (hits@k), recall_share@k and ndcg@k, comma-separated")
     ndcg_gain: str = option(
-        "linear", "of a grade g in ndcg@k; linear: g (trec_eval), exponential: 2^g - 1", ("linear", "exponential")
+        "linear",
+        "gain of a grade g in ndcg@k: linear is g (trec_eval), exponential is 2^g - 1",
+        ("linear", "exponential"),
     )
     without_positive: str = option(
         "skip",
-        "contexts without a right response among their candidates, where --ignore-bad-candidates lets them in; skip: "
-        "they are in no mean, as in the benchmarks' scripts, count: they are 0 in every mean but rank's",
+        "contexts with no right response among their candidates (--ignore-bad-candidates lets them in): skip leaves "
+        "them out of every mean, as the benchmarks' scripts do; count makes them 0 in every measure but rank",
         ("skip", "count"),
     )
-    confidence: bool = option(False, "95%% intervals, by 1,000 resamples, of every measure: NAME_low, NAME_high")
+    confidence: bool = option(False, "95%% intervals of every measure, by 1,000 resamples: NAME_low and NAME_high")
     ranks_file: str = option(
-        "", "a JSON line for each evaluated context: its right candidates' ranks and scores, and the best candidates"
+        "", "write a JSON line for each context: ranks and scores of its right candidates, and the best candidates"
     )
-
     submission: str = option("", "write a file for a leaderboard: the best candidates of each example, by their ids")
-    submission_format: str = option("trec", "of --submission; which of them a task's is, tasks/README.md says", FORMATS)
+    submission_format: str = option(
+        "trec", "format of --submission; the page on data sets names the one of each task", FORMATS
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not all(part.strip().isdecimal() and int(part) > 0 for part in self.hits_at.split(",")):
-            raise ValueError(f"--hits-at takes numbers from 1, parted by commas, got {self.hits_at!r}")
+            raise ValueError(f"--hits-at takes numbers from 1, comma-separated, got {self.hits_at!r}")
 
     @property
     def ks(self) -> list[int]:
         return sorted({int(part) for part in self.hits_at.split(",")})
+
+
+class Example(NamedTuple):
+    """A context that is ranked, with what is known to be right."""
+
+    context: str
+    right: list[str]  # right responses, the main one first
+    grades: dict[str, float] | None  # how good each candidate is, if the task says so
+    message: Mapping[str, Any]  # as the task gave it
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any], context: str) -> Self:
+        """Read labels and grades of a message of ParlAI. Raises ValueError if grades and candidates do not match."""
+        right = list(message.get("labels") or message.get("eval_labels") or ())
+        return cls(context, right, grades_of(message), message)
+
+
+class Scored(NamedTuple):
+    """The candidates of B contexts and their scores."""
+
+    pool: Pool
+    scores: Tensor  # [B, C] on the CPU; minus infinity where a context has fewer candidates
+    rows_of: Callable[[Sequence[str]], Sequence[int]] | None = None  # finds texts in a pool that has an index, a store
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Return which columns are candidates, [B, C]; None: all are."""
+        return None if self.pool.index is None else (self.pool.index >= 0).expand(len(self.scores), -1)
+
+    def one(self, context: int) -> "Scored":
+        """Return one context with its own candidates alone, B = 1."""
+        row = self.pool.row(context)
+        pool = Pool(self.pool.texts, (), torch.tensor([list(row)]), None)
+        return Scored(pool, self.scores[context : context + 1, : len(row)], self.rows_of)
+
+    def texts(self, context: int) -> list[str]:
+        """Return the candidates of a context, by column."""
+        return [self.pool.texts[number] for number in self.pool.row(context)]
+
+    def relevance(self, wanted: Sequence[Mapping[str, float]]) -> Tensor:
+        """Return the grade of every candidate, [B, C], from the grades of some texts of each context."""
+        return pools.relevance(self.pool, wanted, self.rows_of)
 
 
 class Interval(Metric):
@@ -61,9 +107,10 @@ class Interval(Metric):
 
         mean_b = sum_i w_bi x_i / sum_i w_bi,   w_bi ~ Poisson(1),   b = 1 .. 1000
 
-    The ends are quantiles of the means. Sums of batches and of processes add up, in any order, and the weights are
-    drawn from the example's own text: the interval is the same for every batch size and number of processes. Examples
-    alike in context and labels weigh as one. Of several tasks ParlAI averages the ends: never too narrow.
+    The ends are quantiles of these means. Sums of batches and of processes add up in any order, and the weights are
+    drawn from the example's own text, so the interval is the same for every batch size and number of processes.
+    Examples with equal context and labels get equal weights. ParlAI averages the ends over several tasks, which never
+    makes them too narrow.
     """
 
     __slots__ = ("quantile", "sums", "weights")
@@ -84,133 +131,100 @@ class Interval(Metric):
         return float(np.quantile(self.sums[drawn] / self.weights[drawn], self.quantile))
 
 
-def draw(key: str) -> np.ndarray:
-    """How often an example is in each resample, [1000]."""
+def resample_weights(key: str) -> np.ndarray:
+    """Return how often an example is in each resample, [1000], drawn from its text."""
     seed = int.from_bytes(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest())
     return np.random.default_rng(seed).poisson(1.0, RESAMPLES).astype(float)
 
 
-class RankedContext(NamedTuple):
-    """One context that was ranked."""
-
-    context: str
-    labels: Sequence[str]
-    text: Callable[[int], str]  # of a column
-
-
 class Evaluation:
-    """Measures contexts, batch by batch."""
+    """Measures contexts batch by batch, and fills the files that were asked for."""
 
     def __init__(self, options: EvaluationOptions):
         self.options = options
         self.file = RanksFile(options.ranks_file) if options.ranks_file else None
         self.submission = Submission(options.submission, options.submission_format) if options.submission else None
 
-    def record(
-        self,
-        asked: Sequence[RankedContext],
-        scores: Tensor,
-        right: Tensor,
-        mask: Tensor | None,
-        grades: Tensor | None = None,
-    ) -> dict[str, list[Metric | None]]:
-        """ParlAI's metrics of B contexts by name, from scores, relevance and mask [B, C]; None: not in the mean."""
-        places = ranked(scores, right, mask)
-        graded = places if grades is None else ranked(scores, grades, mask)
-        found = measures(places.ranks, graded, self.options.ks, self.options.ndcg_gain == "exponential")
-        found |= {f"hits@{k}": found[f"recall_any@{k}"] for k in self.options.ks if k not in PARLAI_HITS}
+    def record(self, examples: Sequence[Example], scored: Scored, relevance: Tensor) -> dict[str, list[Metric | None]]:
+        """Measure B contexts, and write their lines of the ranks file.
+
+        Args:
+            examples: the contexts.
+            scored: their candidates.
+            relevance: above 0 where a candidate is right, [B, C]. Grades, where a task has them, are for NDCG alone.
+
+        Returns:
+            ParlAI's metrics by name, B of each; None where a context is in no mean.
+        """
+        ranks = ranked(scored.scores, relevance, scored.mask)
+        graded = ranks
+        if any(example.grades is not None for example in examples):
+            grades = [dict.fromkeys(e.right, 1.0) if e.grades is None else e.grades for e in examples]
+            graded = ranked(scored.scores, scored.relevance(grades), scored.mask)
+        values = measures(ranks.ranks, graded, self.options.ks, self.options.ndcg_gain == "exponential")
+        values |= {f"hits@{k}": values[f"recall_any@{k}"] for k in self.options.ks if k not in PARLAI_HITS}
         if self.options.without_positive == "count":
-            found |= {name: values.nan_to_num(0.0) for name, values in found.items() if name != "rank"}
+            values |= {name: line.nan_to_num(0.0) for name, line in values.items() if name != "rank"}
         if self.file:
-            self.file.write(self._rows(asked, scores, right, mask, places))
+            self.file.write(self._rows(examples, scored, relevance, ranks))
+        return self._metrics(examples, {name: line.tolist() for name, line in values.items()})
+
+    def _metrics(self, examples: Sequence[Example], values: dict[str, list[float]]) -> dict[str, list[Metric | None]]:
         metrics: dict[str, list[Metric | None]] = {}
-        weights = [draw(json.dumps([a.context, *a.labels])) for a in asked] if self.options.confidence else None
-        for name, values in ((name, values.tolist()) for name, values in found.items()):
-            metrics[name] = [None if math.isnan(x) else AverageMetric(x) for x in values]
-            if weights:
-                parts = [None if math.isnan(x) else (x * w, w) for x, w in zip(values, weights, strict=True)]
-                for end, quantile in ENDS.items():
-                    metrics[f"{name}_{end}"] = [part and Interval(quantile, *part) for part in parts]
+        for name, line in values.items():
+            metrics[name] = [None if math.isnan(value) else AverageMetric(value) for value in line]
+        if not self.options.confidence:
+            return metrics
+        weights = [resample_weights(json.dumps([example.context, *example.right])) for example in examples]
+        for name, line in values.items():
+            for end, quantile in ENDS.items():
+                metrics[f"{name}_{end}"] = [
+                    None if math.isnan(value) else Interval(quantile, value * weight, weight)
+                    for value, weight in zip(line, weights, strict=True)
+                ]
         return metrics
 
-    def _rows(self, asked, scores: Tensor, right: Tensor, mask: Tensor | None, places: Ranked) -> list[dict[str, Any]]:
-        count = max(self.options.ks)
-        sizes = [scores.shape[-1]] * len(asked) if mask is None else mask.sum(-1).tolist()
-        rows = []
-        for number, (one, size) in enumerate(zip(asked, sizes, strict=True)):
-            values, order = top(scores[number, :size], count, right[number, :size] > 0)
-            there = places.columns[number] >= 0
-            columns = places.columns[number][there]
-            positives = zip(
-                columns.tolist(), places.ranks[number][there].tolist(), scores[number][columns].tolist(), strict=True
-            )
-            rows.append(
+    def _rows(
+        self, examples: Sequence[Example], scored: Scored, relevance: Tensor, ranks: RelevantRanks
+    ) -> list[dict[str, Any]]:
+        """Return the lines of the ranks file."""
+        lines = []
+        for number, example in enumerate(examples):
+            row, scores = scored.pool.row(number), scored.scores[number]
+            texts = scored.pool.texts
+            best, order = top(scores[: len(row)], max(self.options.ks), relevance[number, : len(row)] > 0)
+            real = ranks.columns[number] >= 0
+            columns = ranks.columns[number][real]
+            positives = zip(columns.tolist(), ranks.ranks[number][real].tolist(), scores[columns].tolist(), strict=True)
+            lines.append(
                 {
-                    "context": one.context,
-                    "labels": list(one.labels),
-                    "candidates": size,
-                    "positives": [{"text": one.text(c), "rank": int(r), "score": finite(s)} for c, r, s in positives],
+                    "context": example.context,
+                    "labels": example.right,
+                    "candidates": len(row),
+                    "positives": [
+                        {"text": texts[row[c]], "rank": int(rank), "score": finite(s)} for c, rank, s in positives
+                    ],
                     "top": [
-                        {"text": one.text(c), "score": finite(s)}
-                        for c, s in zip(order.tolist(), values.tolist(), strict=True)
+                        {"text": texts[row[c]], "score": finite(s)}
+                        for c, s in zip(order.tolist(), best.tolist(), strict=True)
                     ],
                 }
             )
-        return rows
+        return lines
 
     def close(self) -> None:
-        """A task is evaluated: its files are whole."""
+        """Finish the files, at the end of each task."""
         if self.file:
             self.file.close()
         if self.submission:
             self.submission.close()
 
 
-class RanksFile:
-    """JSON lines, written to FILE.part, which takes the name FILE when a task is through; later tasks are added.
-
-    With several processes each has its own: FILE.0, FILE.1, ...
-    """
-
-    def __init__(self, path: str):
-        self.path = Path(path if processes.count() == 1 else f"{path}.{processes.rank()}")
-        self.part = Path(f"{self.path}.part")
-        self.mode = "w"
-        self.open: TextIO | None = None
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Lines appear whole, a batch at a time."""
-        if not self.open:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.mode == "a":
-                os.replace(self.path, self.part)
-            self.open = self.part.open(self.mode, encoding="utf-8")
-        self.open.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        self.open.flush()
-
-    def close(self) -> None:
-        """Give what was written its name."""
-        if self.open:
-            self.open.close()
-            os.replace(self.part, self.path)
-            self.open, self.mode = None, "a"
-
-
-def labels_of(message: Mapping[str, Any]) -> list[str]:
-    """The right responses of a message, the main one first."""
-    return list(message.get("labels") or message.get("eval_labels") or ())
-
-
 def grades_of(message: Mapping[str, Any]) -> dict[str, float] | None:
-    """The grade of each candidate of a message that brings `grades`; of equal candidates the best."""
+    """Return the grade of each candidate of a message, or None if it has no `grades`. Equal texts get the best one."""
     if message.get("grades") is None:
         return None
     grades, texts = message["grades"], message.get("label_candidates") or ()
     if len(grades) != len(texts):
         raise ValueError(f"an example of {message.get('id')} has {len(texts)} candidates and {len(grades)} grades")
     return {text: grade for text, grade in sorted(zip(texts, grades, strict=True), key=lambda pair: pair[1])}
-
-
-def finite(score: float) -> float | None:
-    """JSON has no infinity."""
-    return score if math.isfinite(score) else None

@@ -1,24 +1,17 @@
-"""The teachers behind `-t`, for whoever has to look at the data before or beside ParlAI's own loop."""
+"""The teachers behind `-t`, for code that looks at the data before or beside ParlAI's own loop."""
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from parlai.core.teachers import Teacher, create_task_agent_from_taskname
 
-
-class Turn(NamedTuple):
-    """One example, as an agent with the whole history sees it."""
-
-    context: str  # turns parted by newlines
-    response: str
-    candidates: list[str] | None
+from poly_agents.text.turns import Turn
 
 
 def teachers(opt, **changes) -> Iterator[Teacher]:
-    """One teacher for every task in `-t`, made from a copy of the options with changes.
+    """Make one teacher for each task in `-t`, from a copy of the options with changes.
 
-    In a distributed run those of this package bring all their examples to every process that asks.
+    In a distributed run the teachers of this package then give all their examples to every process.
     """
     for task in opt["task"].split(","):
         own = copy.deepcopy(opt)
@@ -27,7 +20,7 @@ def teachers(opt, **changes) -> Iterator[Teacher]:
 
 
 def turns(opt, split: str) -> Iterator[Turn]:
-    """Every example of `train`, `valid` or `test` once, in its order."""
+    """Yield every example of `train`, `valid` or `test` once, in its order, with the whole history as context."""
     datatype = "train:evalmode" if split == "train" else split
     for teacher in teachers(opt, datatype=datatype, batchsize=1, interactive_task=False):
         history: list[str] = []
@@ -41,3 +34,14 @@ def turns(opt, split: str) -> Iterator[Turn]:
                 history.append(labels[0])
             if message.get("episode_done"):
                 history.clear()
+
+
+def chat_responses(teacher: Teacher) -> Iterator[str]:
+    """Yield the responses that a teacher picks for a chat, or else every first label of its split, in order."""
+    if hasattr(teacher, "chat_candidates"):
+        yield from teacher.chat_candidates()
+        return
+    while not teacher.epoch_done():
+        message = teacher.act()
+        for label in (message.get("labels") or message.get("eval_labels") or ())[:1]:
+            yield " ".join(label.split())

@@ -1,6 +1,7 @@
-"""TF-IDF baseline without weights or training: cosine of scikit-learn's TF-IDF vectors of context and candidate."""
+"""A baseline without weights or training: the cosine of scikit-learn's TF-IDF vectors of context and candidate."""
 
 import time
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -9,15 +10,16 @@ from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedContext, grades_of, labels_of
+from poly_agents.agents import answers
+from poly_agents.agents.report import Evaluation, EvaluationOptions, Example, Scored
 from poly_agents.agents.teachers import teachers
-from poly_agents.scoring.ranks import top
+from poly_agents.candidates import pool as pools
 
 FIT_EXAMPLES = 20_000
 
 
 class TfidfAgent(Agent):
-    """`-m poly_agents/tfidf`: ranks inline candidates; its document frequencies come from the task's train split."""
+    """`-m poly_agents/tfidf`: ranks inline candidates. Document frequencies come from the task's train split."""
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -30,7 +32,7 @@ class TfidfAgent(Agent):
         self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
         self.vectorizer = shared["vectorizer"] if shared else TfidfVectorizer().fit(self._train_texts())
 
-    def _train_texts(self):
+    def _train_texts(self) -> Iterator[str]:
         for teacher in teachers(self.opt, datatype="train:evalmode", batchsize=1):
             messages = (teacher.act() for _ in range(teacher.num_examples()))
             for message in islice(messages, FIT_EXAMPLES):
@@ -44,28 +46,28 @@ class TfidfAgent(Agent):
         self.evaluation.close()
 
     def act(self):
-        seen = self.observation
-        candidates = list(dict.fromkeys(seen.get("label_candidates") or ()))
+        reply = Message(id=self.id, episode_done=False)
+        example = Example.of(self.observation, self.observation.get("text", ""))
+        candidates = self.observation.get("label_candidates")
         if not candidates:
-            return Message(id=self.id, episode_done=False)
+            return reply
         start = time.perf_counter()
-        vectors = self.vectorizer.transform([seen.get("text", ""), *candidates])
-        scores = torch.from_numpy((vectors[1:] @ vectors[0].T).toarray().ravel())  # [C]
-        ms = 1000 * (time.perf_counter() - start)
-        if self.evaluation.submission:
-            by_text = {text.strip(): score for text, score in zip(candidates, scores.tolist(), strict=True)}
-            self.evaluation.submission.add_own(seen, by_text)
-        labels, grades = labels_of(seen), grades_of(seen)
-        right = torch.tensor([text in labels for text in candidates])
-        best, order = top(scores, len(candidates), right)
-        reply = Message(id=self.id, episode_done=False, text=candidates[order[0]])
-        reply["text_candidates"] = [candidates[column] for column in order]
-        reply["candidate_scores"] = best.tolist()
-        metrics = {"ms": AverageMetric(ms)}
-        if labels:
-            graded = grades and torch.tensor([[grades[text] for text in candidates]])
-            asked = RankedContext(seen.get("text", ""), labels, candidates.__getitem__)
-            found = self.evaluation.record([asked], scores[None], right[None].float(), None, graded)
-            metrics |= {name: values[0] for name, values in found.items()}
-        reply["metrics"] = metrics
+        scored = self._score(example.context, list(candidates))
+        metrics = {"ms": AverageMetric(1000 * (time.perf_counter() - start))}
+        answers.submit(self.evaluation, [example], scored)
+        relevance = None
+        if example.right:
+            report = answers.report(self.evaluation, [example], scored)
+            relevance = report.relevance
+            metrics |= {name: values[0] for name, values in report.metrics.items() if values[0] is not None}
+        (answer,) = answers.choose(scored, len(candidates), relevance=relevance)
+        reply.update(
+            text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores, metrics=metrics
+        )
         return reply
+
+    def _score(self, context: str, candidates: list[str]) -> Scored:
+        """Score the distinct candidates of one context, [1, C]."""
+        pool = pools.separate([candidates], [[()] * len(candidates)], None)
+        vectors = self.vectorizer.transform([context, *pool.texts])
+        return Scored(pool, torch.from_numpy((vectors[1:] @ vectors[0].T).toarray().T))

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from poly_agents.scoring import maths
+from poly_agents.agents.teachers import Turn, turns
 from poly_agents.encoders.states import by_length
 from poly_agents.files.atomic import replace, write_text
-from poly_agents.scoring.ranks import label_ranks
-from poly_agents.agents.teachers import Turn, turns
 from poly_agents.models.textranker import TextRanker
+from poly_agents.scoring import maths
+from poly_agents.scoring.ranks import label_ranks
 from poly_agents.text.tokens import Tokens, pad
 
 TEXTS = 256  # run, or contexts ranked, at a time

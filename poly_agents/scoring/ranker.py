@@ -202,10 +202,15 @@ class Ranker(nn.Module, ABC):
         return chain(encoded)
 
     @torch.no_grad()
-    def score_ids(self, ids: Sequence[Sequence[int]], encoded: Any, index: Tensor | None = None) -> Tensor:
-        """Score contexts by their bare ids against encoded candidates: as `score_indexed`, without gradients."""
+    def score_tokens(self, contexts: Tokens, encoded: Any, index: Tensor | None = None) -> Tensor:
+        """Score bare contexts [B, L] against encoded candidates: as `score_indexed`, without gradients."""
         self.eval()
-        return self.score_indexed(pad(ids).to(self.device), encoded, None if index is None else index.to(self.device))
+        index = None if index is None else index.to(self.device)
+        return self.score_indexed(contexts.to(self.device), encoded, index)
+
+    def score_ids(self, ids: Sequence[Sequence[int]], encoded: Any, index: Tensor | None = None) -> Tensor:
+        """Score contexts by their bare ids: as `score_tokens`."""
+        return self.score_tokens(pad(ids), encoded, index)
 
     # --- weights ------------------------------------------------------------------------------------------------------
 

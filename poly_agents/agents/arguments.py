@@ -1,0 +1,116 @@
+"""The command line of the agents: defaults, shared flags, and options that cannot work together."""
+
+import argparse
+from pathlib import Path
+
+from poly_agents.agents.report import EvaluationOptions
+from poly_agents.candidates import milvus
+from poly_agents.candidates.search import SearchOptions
+from poly_agents.candidates.store import HEADER
+from poly_agents.learning.training import TrainingOptions
+from poly_agents.models.textranker import LABEL_TRUNCATE, TEXT_TRUNCATE
+from poly_agents.options import flag
+from poly_agents.scoring.ranker import Ranker
+
+DEFAULTS = {
+    "candidates": "batch",
+    "eval_candidates": "inline",
+    "optimizer": "adamw",
+    "learningrate": 1e-4,
+    "weight_decay": 0.01,
+    "gradient_clip": 1.0,
+    "lr_scheduler": "linear",
+    "text_truncate": TEXT_TRUNCATE,
+    "label_truncate": LABEL_TRUNCATE,
+    "validation_metric": "hits@1",
+    "validation_metric_mode": "max",
+    "validation_every_n_epochs": 0.5,
+    "save_every_n_secs": 120,
+    "log_every_n_secs": 10,
+}
+
+
+class ShowCandidates(argparse._StoreAction):
+    """Store `--show-candidates N`, and have `parlai display_model` show the field that the ranking is in."""
+
+    @classmethod
+    def add_to(cls, parser) -> None:
+        parser.add_argument(
+            "--show-candidates",
+            type=int,
+            default=0,
+            action=cls,
+            help="in interactive, interactive_web and display_model: show the best N candidates with their scores",
+        )
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        namespace.show_candidates = value
+        namespace.display_add_fields = ",".join(filter(None, [getattr(namespace, "display_add_fields", ""), "ranking"]))
+
+
+def add_ranker_arguments(parser, name: str, ranker: type[Ranker], partial_opt: dict | None) -> None:
+    """Declare the flags of a ranker's agent, and set the defaults of ParlAI's own flags.
+
+    Args:
+        parser: ParlAI's.
+        name: of the agent, for `--help`.
+        ranker: its class.
+        partial_opt: what ParlAI has parsed so far.
+    """
+    group = parser.add_argument_group(f"{name} of poly_agents")
+    for options in (ranker.Options, TrainingOptions, SearchOptions, EvaluationOptions):
+        options.add_to(group)
+    ShowCandidates.add_to(group)
+    parser.set_defaults(**DEFAULTS | ranker.defaults)
+    if partial_opt and ("num_epochs" in partial_opt or "report_filename" in partial_opt):
+        parser.set_defaults(batchsize=64)  # for train_model and eval_model; a chat has one dialogue at a time
+
+
+def is_training(opt) -> bool:
+    """Tell whether weights are trained under these options."""
+    datatype = opt.get("datatype", "")
+    return "train" in datatype and "evalmode" not in datatype and not opt.get("interactive_mode")
+
+
+def apply_truncate(opt) -> None:
+    """Apply ParlAI's `--truncate` to the lengths of contexts and candidates."""
+    if opt.get("truncate", -1) > 0:
+        for name in ("text_truncate", "label_truncate"):
+            opt[name] = min(opt[name], opt["truncate"])
+
+
+def check(opt, ranker: type[Ranker]) -> None:
+    """Refuse options that cannot work, before anything is loaded. Raises ValueError, naming the flag."""
+    for name in ("text_truncate", "label_truncate"):
+        if opt[name] < 1:
+            raise ValueError(f"{flag(name)} must be at least 1, got {opt[name]}")
+    if opt.get("fp16"):
+        raise ValueError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
+    can_cache = ranker.can_cache(ranker.Options.of(opt))
+    if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not can_cache:
+        raise ValueError(f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
+    path = opt.get("fixed_candidates_path")
+    if path:
+        check_candidates_path(path)
+        if milvus.is_address(path) and (is_training(opt) or not can_cache):
+            raise ValueError(
+                f"--fixed-candidates-path {path}: a collection in Milvus is for evaluation and chats, with a trained "
+                "bi, poly or early"
+            )
+    if is_training(opt):
+        check_training(opt)
+
+
+def check_training(opt) -> None:
+    """Refuse options that are for evaluation or inference. Raises ValueError, naming the flag."""
+    for name in ("ranks_file", "submission"):
+        if opt.get(name):
+            raise ValueError(f"{flag(name)} is for evaluation: give it to eval_model")
+    if opt.get("precision") == "float16":
+        raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
+
+
+def check_candidates_path(path: str) -> None:
+    """Refuse a path that holds no candidates. Raises ValueError."""
+    if not (milvus.is_address(path) or Path(path).is_file() or Path(path, HEADER).is_file()):
+        raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")

@@ -1,0 +1,132 @@
+"""Save and load the model files of an agent, and the options of model files that ParlAI wrote."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from parlai.utils import logging
+from torch import nn
+
+from poly_agents import zoo
+from poly_agents.agents.arguments import is_training
+from poly_agents.agents.dictionary import TokenizerDictionary
+from poly_agents.files import checkpoint
+from poly_agents.files.atomic import replace
+from poly_agents.learning.schedule import WarmupLinear
+from poly_agents.models import building, opening
+from poly_agents.models.textranker import TextRanker
+from poly_agents.pretrained import parlai_weights
+from poly_agents.rankers import agent_of
+from poly_agents.scoring.ranker import Ranker
+
+
+def take_options_of_parlai(opt, agent: str, start: str | None, is_finetune: bool) -> None:
+    """Take the options of a model that ParlAI's own rankers saved, where the command line gives no others.
+
+    Args:
+        opt: changed in place.
+        agent: the name of this agent.
+        start: the model file to start from, if there is one.
+        is_finetune: whether it was given as `--init-model`.
+
+    Raises:
+        ValueError: it is a model of another agent, or would be overwritten by training.
+    """
+    if not start or not parlai_weights.owns(start):
+        return
+    header = opening.read_header(start)
+    if header["agent"] != agent:
+        raise ValueError(f"{start} is a {header['parlai']} of ParlAI: give -m poly_agents/{header['agent']}")
+    if not is_finetune and is_training(opt):
+        raise ValueError(
+            f"--model-file {start} is ParlAI's own and stays as it is; to train on, give --init-model {start} "
+            "and another --model-file"
+        )
+    given = opt.get("override", {})
+    opt.update({key: value for key, value in checkpoint.settings(header).items() if key not in given})
+    opt.update(fp16=False, force_fp16_tokens=False)  # they say how it was trained, not how the encoder is run
+
+
+def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str | None, use_cuda: bool) -> Ranker:
+    """Build the ranker of an agent: blank, if ParlAI loads a model file next, else over its pretrained backbone.
+
+    Args:
+        kind: the class of the ranker.
+        opt: ParlAI's options.
+        dictionary: of the agent.
+        start: the model file that will be loaded, or None.
+        use_cuda: whether it will run on a GPU.
+
+    Raises:
+        ValueError: the encoder has too few positions, or the options do not suit it.
+    """
+    options, device = kind.Options.of(opt), "cuda" if use_cuda else "cpu"
+    text, label = opt["text_truncate"], opt["label_truncate"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
+        if start:
+            saved = opening.read_header(start)
+            options = options.fill_open(saved["options"])
+            header = saved | {"agent": agent_of(kind), "options": vars(options), "label_truncate": label}
+            model = building.blank(header, dictionary.words, device, for_training=is_training(opt))
+        else:
+            source = zoo.backbone(options.source)
+            model = building.start(agent_of(kind), options, source, dictionary.words, device, label)
+    needed, positions = model.positions_needed(text, label), model.context_encoder.positions
+    if needed > positions:
+        raise ValueError(
+            f"--text-truncate {text} and --label-truncate {label} need {needed} positions with the special tokens, "
+            f"the encoder has {positions}; give smaller ones"
+        )
+    logging.info(f"--precision {options.precision}: products in {model.context_encoder.dtype}")
+    return model
+
+
+class TrainingState(NamedTuple):
+    """What a model file holds besides the model."""
+
+    counters: dict[str, Any]  # for the header: updates, examples, the scheduler
+    optimizer: dict[str, Any] | None  # as `optimizer.state_dict()` gives it
+
+
+def training_state(
+    opt, counters: dict[str, Any], scheduler: Any | None, optimizer: dict[str, Any] | None
+) -> TrainingState:
+    """Collect what training needs to go on: counters, ParlAI's scheduler, and the optimizer in a checkpoint."""
+    if scheduler is not None and not isinstance(scheduler, WarmupLinear):
+        counters = counters | {
+            "lr_scheduler": scheduler.get_state_dict(),
+            "lr_scheduler_type": opt["lr_scheduler"],
+            "warmup_scheduler": scheduler.get_warmup_state_dict(),
+        }
+    if optimizer is not None:
+        counters = counters | {"optimizer_type": opt["optimizer"]}
+    return TrainingState(counters, optimizer)
+
+
+def save(path: str, model: TextRanker, opt, state: TrainingState) -> None:
+    """Write a model file with its `.opt` and `.dict`."""
+    if os.path.exists(f"{path}.trainstats"):
+        # ParlAI writes this file in place, after us: a kill in that moment must not cost the run.
+        replace(f"{path}.trainstats.previous", lambda beside: shutil.copy(f"{path}.trainstats", beside))
+    model.tokenizer.save(f"{path}.dict")
+    replace(f"{path}.opt", opt.save)
+    checkpoint.write(path, model.header() | state.counters, model.ranker.tensors(), state.optimizer)
+
+
+def restore_trainstats(path: str) -> None:
+    """Bring back the previous `.trainstats` if a kill cut the newest one off."""
+    try:
+        text = Path(path).read_text(encoding="utf-8") if os.path.exists(path) else "{}"
+        json.loads(text)
+    except ValueError:
+        logging.warning(f"{path} was cut off by a kill; taking the one before it")
+        os.replace(f"{path}.previous", path)
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """Return the model without its wrapper of distributed training."""
+    return getattr(model, "module", model)
