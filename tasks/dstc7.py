@@ -45,7 +45,7 @@ Utterances = dict[str, str]  # utterance -> its candidate id
 
 
 class Source(NamedTuple):
-    """What a variant reads.
+    """The files and candidates of a variant.
 
     Attributes:
         data: `ubuntu` or `advising`.

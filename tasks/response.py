@@ -25,7 +25,7 @@ from poly_agents.text.turns import TurnFormat
 class ResponseTeacher(FixedDialogTeacher, ABC):
     """One example is one episode: the context as text, its right responses, and candidates if there are any.
 
-    Training shuffles the examples anew every epoch. The shuffle depends on `--seed` and the epoch alone, so it is the
+    Training shuffles the examples again every epoch. The shuffle depends on `--seed` and the epoch alone, so it is the
     same on every machine, and training resumes where a checkpoint stopped. In a distributed run of n workers each
     worker gets every n-th example, in training and in evaluation.
 

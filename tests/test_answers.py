@@ -32,7 +32,12 @@ def test_wikiqa_s_files_must_be_of_one_length(tmp_path):
 @pytest.mark.parametrize(
     ("task", "name", "line", "place"),
     [
-        ("wikiqa", "WikiQA-dev.tsv", "Q6\twhy ?\tD1", r"WikiQA-dev\.tsv:7: a row has 7 columns separated by tabs, got 3"),
+        (
+            "wikiqa",
+            "WikiQA-dev.tsv",
+            "Q6\twhy ?\tD1",
+            r"WikiQA-dev\.tsv:7: a row has 7 columns separated by tabs, got 3",
+        ),
         ("wikiqa", "WikiQA-dev.tsv", "Q6\ta\tb\tc\td\te\t2", r"WikiQA-dev\.tsv:7: the label is 0 or 1, got '2'"),
         ("wikiqa/tokens", "dev/sim.txt", "x", r"dev/sim\.txt:4: the label is 0 or 1, got 'x'"),
         ("trecqa", "dev.csv", "Who ?,1", r"dev\.csv:6: a row has the columns qtext, label, atext; got 2"),

@@ -18,7 +18,7 @@ def teacher(folder, name: str = "", datatype: str = "valid", **options) -> Conva
 
 
 def parlai_s(monkeypatch, path: Path, kind: str, datatype: str) -> list[tuple[list[str], str, list[str] | None]]:
-    """Context, reply and candidates of ParlAI's teacher, its contexts put together as an agent's history does."""
+    """Read context, reply and candidates from ParlAI's teacher, with the contexts that an agent's history collects."""
     monkeypatch.setattr(theirs, "_path", lambda *_: str(path))
     options = {"task": "convai2", "datatype": datatype, "batchsize": 1, "your_persona_first": True, "max_num_turns": -1}
     reader = getattr(theirs, kind)(Opt(options))

@@ -11,7 +11,7 @@ from tests.data import FIXTURES, read, shared, spoil, teacher
 
 
 def pack(folder, **texts) -> None:
-    """The archives of DailyDialog, one for each split."""
+    """Write the archives of DailyDialog, one for each split."""
     for name in ("train", "validation"):
         text = texts.get(name) or (FIXTURES / f"dailydialog/dialogues_{name}.txt").read_text("utf-8")
         with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
@@ -88,7 +88,7 @@ def test_the_real_dailydialog():
 
 
 def whole_dialogues(examples):
-    """Every whole dialogue: the longest context of each with its response."""
+    """Yield every whole dialogue: its longest context with the response to it."""
     for one, after in zip(examples, [*examples[1:], None], strict=True):
         if after is None or len(after.context) == 1:
             yield [*one.context, one.response]

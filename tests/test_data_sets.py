@@ -1,6 +1,7 @@
-"""Every task with files in `tests/fixtures/NAME/`, in the official format and written here, through ParlAI's commands.
+"""ParlAI's commands on every task with files in `tests/fixtures/NAME/`, which are in the official format.
 
-A new task is tested by putting the folder there: `--data-files` is given it, or the first folder in it that will do.
+A folder there is all that a new task needs to be tested. `--data-files` is that folder, or the first one inside it that
+the task can read.
 """
 
 import builtins

@@ -150,9 +150,9 @@ def replies(folder, datatype: str = "train:ordered", **options) -> list:
 def test_replies_have_the_comments_that_lead_to_them_across_files(tmp_path):
     dump(tmp_path, comment("1", ""), comment("2", "1"), comment("3", ""), name="RC_2019-01.gz", pack=gzip.compress)
     dump(tmp_path, comment("4", "2"), comment("5", "3"), comment("6", "4"), name="RC_2019-02.bz2", pack=bz2.compress)
-    told = "this is comment {}".format
+    text = "this is comment {}".format
     found = [(*e.context, e.response) for e in replies(tmp_path)]
-    assert found == [tuple(map(told, numbers)) for numbers in ("12", "124", "35", "1246")]
+    assert found == [tuple(map(text, numbers)) for numbers in ("12", "124", "35", "1246")]
     assert [len(e.context) for e in replies(tmp_path, history_turns=2)] == [1, 2, 1, 2]
     assert len(replies(tmp_path, reddit_pairs=3)) == 3
 

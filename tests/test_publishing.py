@@ -36,13 +36,13 @@ def report(trained, data, tmp_path) -> str:
 def test_a_card_has_the_metrics_with_their_intervals(trained, report, tmp_path):
     path = publishing.write_card(trained["poly"], [report], "mit", "en")
     assert path == f"{trained['poly']}.README.md"
-    card, told = ModelCard.load(path), json.loads(Path(report).read_text())["report"]
+    card, saved = ModelCard.load(path), json.loads(Path(report).read_text())["report"]
     assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == ("mit", "poly_agents", "text-ranking")
     assert card.data.datasets == ["jsonl"] and "poly-ranker" in card.data.tags
     found = {result.metric_type: result for result in card.data.eval_results}
-    assert found["mrr"].metric_value == told["mrr"] and found["mrr"].dataset_split == "test"
-    assert found["mrr"].metric_args == {"interval_95": [told["mrr_low"], told["mrr_high"]]}
-    cell = f"{told['hits@1']:.3f} [{told['recall_any@1_low']:.3f}, {told['recall_any@1_high']:.3f}]"
+    assert found["mrr"].metric_value == saved["mrr"] and found["mrr"].dataset_split == "test"
+    assert found["mrr"].metric_args == {"interval_95": [saved["mrr_low"], saved["mrr_high"]]}
+    cell = f"{saved['hits@1']:.3f} [{saved['recall_any@1_low']:.3f}, {saved['recall_any@1_high']:.3f}]"
     assert cell in card.text and f'poly_agents.load("{trained["poly"]}")' in card.text
     assert "2 updates, 10 examples" in card.text and "| `--poly-codes` | 64 |" in card.text
 

@@ -33,7 +33,7 @@ def texts(found, count: int) -> list[str]:
 
 @pytest.fixture
 def numbered(tmp_path):
-    """Examples whose context is their number."""
+    """Write examples whose context is their number."""
     rows = [{"context": [str(i)], "response": f"number {i}"} for i in range(COUNT)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path
@@ -41,7 +41,7 @@ def numbered(tmp_path):
 
 @register_mutator("uneven")
 class Uneven(EpisodeMutator):
-    """Episodes of none to three turns."""
+    """Makes episodes of none to three turns."""
 
     def episode_mutation(self, episode):
         return [episode[0].copy() for _ in range(sum(map(ord, episode[0]["text"])) % 4)]
@@ -151,7 +151,7 @@ def test_a_stream_goes_on_where_the_checkpoint_stopped(numbered, monkeypatch, bu
     assert texts(resumed, 40 - seen // workers)[: COUNT // 2] == whole[seen // workers :][: COUNT // 2]
 
 
-def test_a_shuffle_buffer_draws_every_example_once_anew_in_each_epoch(numbered):
+def test_a_shuffle_buffer_draws_every_example_once_in_a_new_order_each_epoch(numbered):
     found = texts(teacher(numbered, "train:stream", shuffle_buffer=7, seed=3), 2 * COUNT)
     first, second = found[:COUNT], found[COUNT:]
     assert sorted(first) == sorted(second) == sorted(map(str, range(COUNT)))
@@ -166,7 +166,7 @@ def test_an_evaluation_is_in_order_whatever_the_buffer(data):
     assert plain == drawn
 
 
-def test_a_reset_begins_anew(numbered):
+def test_a_reset_starts_again(numbered):
     found = teacher(numbered, "train:stream")
     texts(found, 5)
     found.reset()
@@ -196,7 +196,7 @@ def test_a_stream_knows_how_many_examples_it_has(numbered, skip):
 
 
 @pytest.mark.parametrize("datatype", ["train", "train:stream"])
-def test_bad_rows_are_told_of_once_with_their_number_and_the_first(numbered, monkeypatch, datatype):
+def test_bad_rows_are_reported_once_with_their_number_and_the_first(numbered, monkeypatch, datatype):
     lines = (numbered / "train.jsonl").read_text().splitlines()
     (numbered / "train.jsonl").write_text("\n".join([lines[0], "[1]", "{}", *lines[1:]]))
     said = []

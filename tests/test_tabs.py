@@ -26,7 +26,7 @@ def teacher(kind, folder, datatype: str = "test", **options):
 
 
 def write(folder, name: str, *contexts: tuple[str, str]) -> None:
-    """Contexts with the labels of their candidates."""
+    """Write contexts, each given with the labels of its candidates."""
     rows = [
         f"{label}\t{context.replace('|', chr(9))}\t{context[:1]} {place}"
         for context, labels in contexts
@@ -150,7 +150,7 @@ def test_spaces_between_chinese_words_are_taken_out():
 
 
 def compare(monkeypatch, tmp_path, split: str, path: Path) -> list:
-    """Our examples of a file, which must be ParlAI's but for spaces at the ends of lines and the candidates' order."""
+    """Read a file; the examples must equal ParlAI's but for spaces at line ends and the order of candidates."""
     (tmp_path / "Ubuntu").mkdir()
     (tmp_path / "Ubuntu" / f"{split}.csv").write_bytes(path.read_bytes())
     monkeypatch.setattr(theirs, "build", lambda opt: None)

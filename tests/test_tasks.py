@@ -1,4 +1,4 @@
-"""The data sets: the same examples and candidates on every machine, and clear words for bad data."""
+"""Data sets give the same examples and candidates on every machine, and name bad data."""
 
 import doctest
 import hashlib

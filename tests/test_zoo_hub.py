@@ -28,7 +28,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def small(hub, tiny, monkeypatch):
-    """The name of an entry whose weights are a tiny BERT on that hub, beside files that nobody should touch."""
+    """Put a tiny BERT on the hub, beside files that nobody should fetch, and return the name of its entry."""
     hub.repos["org/small"] = folder_of(tiny) | {"pytorch_model.bin": b"pickled", "modeling.py": b"code"}
     monkeypatch.setitem(zoo.ZOO, "small", zoo.Entry("bi", sources.Hub("org/small"), options={"reduction": "first"}))
     return "small"
@@ -93,13 +93,13 @@ def test_no_weight_is_filled_with_random_numbers(hub, small, tmp_path, monkeypat
 def test_the_variables_of_the_hub_are_honoured(hub, trained, tmp_path):
     publishing.prepare_folder(str(tmp_path / "mine"), trained["bi"], [], "mit", "en")
     hub.repos["org/mine"] = folder_of(tmp_path / "mine")
-    told = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PARLAI_DATAPATH": str(tmp_path)}
+    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PARLAI_DATAPATH": str(tmp_path)}
     code = "from poly_agents import zoo; print(zoo.local('zoo:poly_agents/hub/org/mine/model'))"
 
     def run(**more) -> subprocess.CompletedProcess:
         shutil.rmtree(tmp_path / "models", ignore_errors=True)
         return subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | told | more, capture_output=True, text=True
+            [sys.executable, "-c", code], env=os.environ | variables | more, capture_output=True, text=True
         )
 
     assert run(HF_HUB_OFFLINE="0").stdout.strip() == str(tmp_path / "models/poly_agents/hub/org/mine/model")

@@ -37,7 +37,7 @@ class Evaluated(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What a card says about a model, read from its files."""
+    """The facts of a model that its card states, read from its files."""
 
     name: str
     agent: str

@@ -54,7 +54,7 @@ class Source(ABC):
             noted: what was returned when the model was made before; empty if it never was.
 
         Returns:
-            What to note: where the files came from.
+            The origin of the files, to be noted.
 
         Raises:
             DownloadError: something cannot be fetched or is not what it should be. The message says what to do.
