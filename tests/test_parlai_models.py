@@ -21,9 +21,8 @@ from torch.testing import assert_close
 
 import poly_agents
 from poly_agents.candidates.search import Search, SearchOptions
-from poly_agents.encoders import packed
 from poly_agents.files import checkpoint
-from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.models import opening
 from poly_agents.text.tokens import pad
 from tests.conftest import all_rankers, evaluate, make_ranker, text
 from tests.parlai_made import NAMES, PUBLISHED, TINY, make
@@ -89,7 +88,7 @@ CONTEXTS = [
     ["hello"],
     ["hello , how are you ?", "fine thanks", "what is your name"],
     ["one two three four five six one two three", "four five six one two three four five six . unheard of"],
-    ["Hello  HOW\nare you", "blue cat, red dog"],
+    ["Hello  SEARCH_MODES\nare you", "blue cat, red dog"],
 ]
 CANDIDATES = [
     "fine",
@@ -248,7 +247,7 @@ def test_a_file_that_carries_anything_else_is_refused_and_nothing_runs(copy, tmp
     states = torch.load(copy, weights_only=False)
     (states["model"] if place == "model" else states)["more"] = Planted(tmp_path / "ran")
     torch.save(states, copy, _use_new_zipfile_serialization=zipped)
-    for use in (poly_agents.load, checkpoint.read_header):
+    for use in (poly_agents.load, opening.read_header):
         with pytest.raises(ValueError, match=r"model was not loaded: it carries \w+\.system, and only tensors"):
             use(copy)
     assert not (tmp_path / "ran").exists()
@@ -297,7 +296,7 @@ def test_a_file_of_torch_without_its_options_is_refused(copy):
 def test_other_rankers_run_on_an_encoder_of_parlai(theirs, name):
     path = theirs("cross", wide("cross"))
     kind = all_rankers()[name]
-    ranker = make_ranker(kind, path, Tokenizer.pretrained(path))
+    ranker = make_ranker(kind, path, opening.pretrained_tokenizer(path))
     contexts, candidates = (pad([[5, 6, 7], [8]]), pad([[9], [5, 8, 9, 7]]))
     with torch.no_grad():
         expected = ranker(contexts, candidates)
@@ -327,7 +326,7 @@ def test_the_fast_path_and_the_fused_attention_give_the_same_states(theirs, vari
     ours = poly_agents.load(path, "float32").ranker
     tokens = ours.frame.wrap(pad([[5, 6, 7, 8], [9], [5, 5, 5, 5, 5, 5]]))
     encoder = ours.context_encoder
-    assert packed.suits(encoder, tokens) == (variant != "prelayernorm")
+    assert (encoder._packed_now(tokens) is not None) == (variant != "prelayernorm")
     plain = encoder._run(encoder.model, tokens).last_hidden_state
     assert_close(encoder(tokens)[tokens.mask], plain[tokens.mask], atol=1e-5, rtol=1e-5)
     monkeypatch.setattr("poly_agents.encoders.backbone.attention", lambda: "sdpa")
@@ -405,12 +404,12 @@ def test_ids_are_those_of_parlai(lines, merges, tmp_path, kind, options):
     if kind in ("gpt2", "slow_bytelevel_bpe"):
         shutil.copy(merges / "encoder.json", f"{path}-vocab.json")
         shutil.copy(merges / "vocab.bpe", f"{path}-merges.txt")
-    theirs, ours = DictionaryAgent(Opt(given)), Tokenizer.load(path)
+    theirs, ours = DictionaryAgent(Opt(given)), opening.read_tokenizer(path)
     expected = [theirs.txt2vec(line) for line in lines]
     assert ours.ids_of(lines) == expected
-    assert ours.ids("\n") == list(ours.habits.turn_ids) == theirs.txt2vec("\n")
+    assert ours.ids("\n") == list(ours.steps.turn_ids) == theirs.txt2vec("\n")
     ours.save(str(tmp_path / "ours.dict"))
-    again = Tokenizer.load(str(tmp_path / "ours.dict"))
+    again = opening.read_tokenizer(str(tmp_path / "ours.dict"))
     assert (again.ids_of(lines), again.frame, again.identity) == (expected, ours.frame, ours.identity)
 
 
@@ -419,6 +418,6 @@ def test_the_turns_of_a_context_are_parted_as_in_parlai(theirs):
     agent = create_agent_from_model_file(path, {"datatype": "valid"})
     for turn in ("hello hi", "how are you", "fine"):
         agent.history.update_history(Message(text=turn))
-    assert Tokenizer.load(f"{path}.dict").context_ids_of(["hello hi\nhow are you\nfine"]) == [
+    assert opening.read_tokenizer(f"{path}.dict").context_ids_of(["hello hi\nhow are you\nfine"]) == [
         agent.history.get_history_vec()
     ]

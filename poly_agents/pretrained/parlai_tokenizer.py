@@ -80,7 +80,7 @@ class ParlaiTokenizer(Tokenizer):
 
     def frame_for(self, options: Options, label_truncate: int) -> Frame:
         """Return the frame. ParlAI truncates a candidate after adding its special tokens, so this frame does."""
-        return replace(super().frame_for(options, label_truncate), longest=label_truncate)
+        return replace(super().frame_for(options, label_truncate), max_candidate_length=label_truncate)
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         prepared = [self.steps.prepare(text) for text in texts]

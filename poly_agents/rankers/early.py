@@ -50,7 +50,7 @@ class EarlyRanker(Ranker):
         """One vector a text: [N, L] -> [N, D]."""
 
         def run(pairs: Tokens) -> Tensor:
-            return maths.mean(encoder(pairs), self.frame.own(pairs))
+            return maths.mean(encoder(pairs), self.frame.text_mask(pairs))
 
         return normalize(by_length(run, self.frame.join(text, text)), dim=-1)
 

@@ -9,25 +9,29 @@ normed        W norm(gelu(V))          ModernBERT
 
 from torch import nn
 
-BETWEEN = {
-    "linear": lambda width: [],
-    "pooled": lambda width: [nn.Linear(width, width), nn.Tanh()],
-    "gelu": lambda width: [nn.Linear(width, width), nn.GELU()],
-    "relu": lambda width: [nn.Linear(width, width), nn.ReLU()],
-    "normed": lambda width: [nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, bias=False)],
-}
-HEADS = tuple(BETWEEN)
+ACTIVATIONS = {"linear": None, "pooled": nn.Tanh, "gelu": nn.GELU, "relu": nn.ReLU, "normed": nn.GELU}
+HEADS = tuple(ACTIVATIONS)
 
 
 def make(kind: str, width: int) -> nn.Sequential:
-    """Make a new head, [N, D] -> [N, 1]."""
-    return nn.Sequential(*BETWEEN[kind](width), nn.Linear(width, 1))
+    """Make a new head, [N, D] -> [N, 1].
+
+    Args:
+        kind: one of `HEADS`.
+        width: D.
+    """
+    layers: list[nn.Module] = []
+    if activation := ACTIVATIONS[kind]:
+        layers += [nn.Linear(width, width), activation()]
+    if kind == "normed":
+        layers.append(nn.LayerNorm(width, bias=False))
+    return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
 def parts_with_weights(kind: str) -> list[int]:
-    """Return the numbers of a head's parts that have weights.
+    """Return the positions of a head's layers that have weights.
 
     >>> parts_with_weights("pooled")
     [0, 2]
     """
-    return [number for number, part in enumerate(make(kind, 1)) if list(part.parameters())]
+    return [position for position, layer in enumerate(make(kind, 1)) if list(layer.parameters())]

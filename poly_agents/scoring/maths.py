@@ -1,4 +1,4 @@
-"""Scores as pure functions. No weights, no options.
+"""Formulas of scores, as pure functions without weights or options.
 
 The letters of every shape comment in this project:
 
@@ -9,15 +9,21 @@ The letters of every shape comment in this project:
 import torch
 from torch import Tensor
 
-PRODUCTS = 2**20  # of one slice of a late interaction: they fit in a processor's cache
+PRODUCTS = 2**20  # inner products that `maxsim` makes at a time; so many fit in a processor's cache
 
 
 def attend(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention without scaling or projections: [K, D] queries over [N, L, D] keys -> [N, K, D].
+    """Attend over keys without scaling or projections.
 
         out_k = sum_j softmax_j(queries_k . keys_j) keys_j
 
-    `mask` [N, L] is True for real keys; a row needs at least one.
+    Args:
+        queries: [K, D].
+        keys: [N, L, D].
+        mask: [N, L] bool, True for real keys. Each row needs at least one.
+
+    Returns:
+        [N, K, D]
 
     >>> keys = torch.tensor([[[0.0], [1.0], [9.0]]])
     >>> attend(torch.zeros(1, 1), keys, torch.tensor([[True, True, False]]))
@@ -28,7 +34,14 @@ def attend(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real tokens: [N, L, D], [N, L] -> [N, D]. A row without any gives zeros.
+    """Return the mean over real tokens. A row without any has zeros.
+
+    Args:
+        states: [N, L, D].
+        mask: [N, L] bool.
+
+    Returns:
+        [N, D]
 
     >>> mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     tensor([[2.]])
@@ -38,7 +51,7 @@ def mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def dot(contexts: Tensor, candidates: Tensor) -> Tensor:
-    """Inner products: [B, D] contexts with [G, C, D] candidates -> [B, C].
+    """Return the inner products of contexts [B, D] with candidates [G, C, D] -> [B, C].
 
     >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[[3.0, 4.0], [0.0, 1.0]]]))
     tensor([[11.,  2.]])
@@ -47,12 +60,21 @@ def dot(contexts: Tensor, candidates: Tensor) -> Tensor:
 
 
 def poly(views: Tensor, candidates: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
-    """Poly-encoder score: [B, K, D] views of the context with [G, C, D] candidates -> [B, C].
+    """Return the scores of a poly-encoder (Humeau et al. 2020, https://arxiv.org/abs/1905.01969, section 4.4).
 
         y = sum_k softmax_k(scale candidate . view_k) view_k,    score = y . candidate
 
     The sum is linear, so with `S = candidates . views` the score is `(softmax(scale S) * S).sum(-1)` and no [B, C, D]
-    tensor is ever made. It never exceeds the largest of the K inner products. `mask` [B, K] is True for real views.
+    tensor is made. The score never exceeds the largest of the K inner products.
+
+    Args:
+        views: [B, K, D] of the contexts.
+        candidates: [G, C, D].
+        mask: [B, K] bool, True for real views. None: all are.
+        scale: multiplies the products under the softmax.
+
+    Returns:
+        [B, C]
 
     >>> poly(torch.tensor([[[1.0], [1.0]]]), torch.tensor([[[2.0], [3.0]]]))
     tensor([[2., 3.]])
@@ -69,12 +91,21 @@ def poly(views: Tensor, candidates: Tensor, mask: Tensor | None = None, scale: f
 
 
 def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
-    """Late interaction: [B, L, D] with [G, C, L', D], masks [B, L] and [G, C, L'] True for real tokens -> [B, C].
+    """Return the scores of late interaction (Khattab and Zaharia 2020, https://arxiv.org/abs/2004.12832, equation 3).
 
         score = sum_i max_j context_i . candidate_j
 
-    One slice of the candidates after another, so that few products are held at once. A candidate without any real
-    token scores minus infinity.
+    The candidates are taken in slices, so that few products are held at a time. A candidate without a real token
+    scores minus infinity.
+
+    Args:
+        contexts: [B, L, D].
+        mask: [B, L] bool, True for real tokens.
+        candidates: [G, C, L', D].
+        candidate_mask: [G, C, L'] bool.
+
+    Returns:
+        [B, C] in float32.
 
     >>> context, candidate = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[[3.0, 4.0], [5.0, 1.0]]]])
     >>> maxsim(context, torch.tensor([[True, True]]), candidate, torch.tensor([[[True, True]]]))  # 5 + 8
@@ -82,7 +113,7 @@ def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: T
     """
     rows = contexts.shape[:2]
     keys = contexts.flatten(0, 1).unsqueeze(0) if len(candidates) == 1 else contexts  # [1, B * L, D] or [B, L, D]
-    if torch.compiler.is_exporting():  # a graph knows no sizes to slice by
+    if torch.compiler.is_exporting():  # the sizes that slices depend on are not known in a graph
         best = _best(keys, candidates, candidate_mask)
     else:
         size = max(1, PRODUCTS // (rows[0] * rows[1] * candidates.shape[2]))
@@ -94,6 +125,6 @@ def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: T
 
 
 def _best(keys: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
-    """Each key's largest product with a real token of each candidate: [G, K, D], [G, C, L, D] -> [G, C, K]."""
+    """Return each key's largest product with a real token of each candidate: [G, K, D], [G, C, L, D] -> [G, C, K]."""
     products = (candidates.flatten(1, 2) @ keys.mT).unflatten(1, candidates.shape[1:3])  # [G, C, L, K]
     return products.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(2)

@@ -5,30 +5,42 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SORTED = 4096  # up to so many scores a full, stable sort costs nothing
+SORTED = 4096  # up to so many scores are sorted in full, which costs nothing
 
 
 class Top(NamedTuple):
     """The best scores and their columns, best first."""
 
-    values: Tensor
-    indices: Tensor
+    values: Tensor  # [K]
+    indices: Tensor  # [K]
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Rank of each label, [B], counted from 1; 0 where there is none. Ties count against it.
+    """Return the rank of each context's label. Ties count against the label.
+
+    Args:
+        scores: [B, C].
+        labels: columns [B], -1 for a context without a label.
+
+    Returns:
+        Ranks [B], counted from 1; 0 without a label.
 
     >>> label_ranks(torch.tensor([[0.1, 0.9, 0.9]]), torch.tensor([1]))
     tensor([2])
     """
-    own = scores.gather(1, labels.clamp(min=0).unsqueeze(1))
-    return (~(scores < own)).sum(1) * (labels >= 0)
+    label_scores = scores.gather(1, labels.clamp(min=0).unsqueeze(1))
+    return (~(scores < label_scores)).sum(1) * (labels >= 0)
 
 
 def top(scores: Tensor, count: int, last: Tensor | None = None) -> Top:
-    """The best of a line of scores, best first; equal scores keep their order where the line is short.
+    """Return the best scores of one context, best first.
 
-    Of equal scores those that `last` [C] marks come after the others.
+    Equal scores keep their order if there are at most `SORTED` of them.
+
+    Args:
+        scores: [C].
+        count: how many to return.
+        last: [C] bool. Of equal scores the marked ones come after the others.
 
     >>> top(torch.tensor([0.5, 0.9, 0.5]), 2, torch.tensor([True, False, False])).indices
     tensor([1, 2])
@@ -36,10 +48,10 @@ def top(scores: Tensor, count: int, last: Tensor | None = None) -> Top:
     if len(scores) <= SORTED:
         order = torch.arange(len(scores), device=scores.device)
     else:
-        shown = scores
+        lowered = scores
         if last is not None:
-            shown = torch.where(last, scores.nextafter(torch.full((), -torch.inf, device=scores.device)), scores)
-        order = shown.topk(min(count, len(scores))).indices
+            lowered = torch.where(last, scores.nextafter(torch.full((), -torch.inf, device=scores.device)), scores)
+        order = lowered.topk(min(count, len(scores))).indices
     if last is not None:
         order = order[last[order].int().argsort(stable=True)]
     order = order[scores[order].argsort(descending=True, stable=True)[:count]]

@@ -1,4 +1,4 @@
-"""Token states to one vector: what a candidate, and a bi-encoder's context, is kept as."""
+"""Token states -> one vector for each text."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,23 @@ REDUCTIONS = ("first", "mean", "max", "sqrt", "first-m")
 
 @dataclass(frozen=True)
 class ReductionOptions(RankerOptions):
-    reduction: str = option(None, "token states to one vector", REDUCTIONS, fallback="mean")
-    reduction_tokens: int = option(16, "m of --reduction first-m")
+    """Options of rankers that make one vector of a text."""
+
+    reduction: str = option(
+        None,
+        "how the states of a text's tokens become one vector: the first state; the mean; the largest of each dimension "
+        "(max); the sum over the root of the length (sqrt); the mean of the first --reduction-tokens (first-m)",
+        REDUCTIONS,
+        fallback="mean",
+    )
+    reduction_tokens: int = option(16, "how many states --reduction first-m takes the mean of")
 
     def __post_init__(self):
         super().__post_init__()
         at_least(self, "reduction_tokens", 1)
 
     def reduce(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token states [N, L, D] to one vector each, [N, D].
-
-        The first; the mean; the largest of each number; the sum by the root of how many (sqrt); the mean of the first
-        m.
-        """
+        """Reduce token states [N, L, D] with their mask [N, L] to one vector each, [N, D]."""
         if self.reduction == "first":
             return hidden[:, 0]
         if self.reduction == "max":

@@ -15,106 +15,131 @@ from poly_agents.text.tokens import Tokens
 
 
 class Piece(NamedTuple):
-    """Special tokens at one place of the frame, and the segment of each."""
+    """Tokens that are the same in every row."""
 
     ids: tuple[int, ...]
-    segments: tuple[int, ...]
+    segments: tuple[int, ...]  # of each token
+
+
+class Text(NamedTuple):
+    """Texts, one in each row, and the segment that all of their tokens are in."""
+
+    tokens: Tokens
+    segment: int
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The special tokens one encoder wants, read off its own tokeniser: no table of model families."""
+    """The special tokens of one encoder, as its own tokenizer sets them. There is no table of model families.
 
-    single: tuple[Piece, Piece]  # before and after one text
-    pair: tuple[Piece, Piece, Piece]  # before, between and after two
+    Attributes:
+        single: the tokens before and after one text.
+        pair: the tokens before, between and after two texts.
+        text_segment: the segment of one text.
+        pair_segments: the segments of two texts.
+        pad_id: the id of padding.
+        context_prompt: ids that `wrap_context` puts before each context.
+        candidate_prompt: ids that `wrap_candidate` puts before each candidate.
+        max_candidate_length: the maximum length of a candidate with its special tokens, which ParlAI truncates after
+            adding them. 0 means no limit.
+    """
+
+    single: tuple[Piece, Piece]
+    pair: tuple[Piece, Piece, Piece]
     text_segment: int
     pair_segments: tuple[int, int]
     pad_id: int
-    context_prompt: tuple[int, ...] = ()  # what a system puts before each context that it wraps
+    context_prompt: tuple[int, ...] = ()
     candidate_prompt: tuple[int, ...] = ()
-    longest: int = 0  # of a candidate with its special tokens, cut where it is longer, as ParlAI does; 0: any
+    max_candidate_length: int = 0
 
     @property
     def special(self) -> set[int]:
-        """Every special token there is; one of them also parts the turns of a context."""
+        """Return the ids of all special tokens. One of them is also the separator between turns."""
         return {i for piece in (*self.single, *self.pair) for i in piece.ids}
 
     @property
     def single_length(self) -> int:
-        """How many special tokens `wrap` adds."""
+        """Return how many special tokens `wrap` adds."""
         return sum(len(piece.ids) for piece in self.single)
 
     @property
     def pair_length(self) -> int:
-        """How many special tokens `join` adds."""
+        """Return how many special tokens `join` adds."""
         return sum(len(piece.ids) for piece in self.pair)
 
     def wrap(self, text: Tokens, prompt: tuple[int, ...] = ()) -> Tokens:
-        """One bare text [..., L] -> [..., L'] as the encoder wants it, with a prompt before it."""
+        """Wrap bare texts [..., L] -> [..., L'], with a prompt before each."""
         before, after = self.single
-        return self._chain(before, Piece(prompt, (self.text_segment,) * len(prompt)), (text, self.text_segment), after)
+        return self._concatenate(
+            before, Piece(prompt, (self.text_segment,) * len(prompt)), Text(text, self.text_segment), after
+        )
 
     def wrap_context(self, text: Tokens) -> Tokens:
-        """One bare context [..., L] -> [..., L'], with its prompt."""
+        """Wrap bare contexts [..., L] -> [..., L'], with their prompt."""
         return self.wrap(text, self.context_prompt)
 
     def wrap_candidate(self, text: Tokens) -> Tokens:
-        """One bare candidate [..., L] -> [..., L'] with its prompt, and cut where it is too long with all that."""
+        """Wrap bare candidates [..., L] -> [..., L'], with their prompt, and cut the result to the limit."""
         framed = self.wrap(text, self.candidate_prompt)
-        return framed.cut(self.longest) if self.longest else framed
+        return framed.cut(self.max_candidate_length) if self.max_candidate_length else framed
 
     def join(self, first: Tokens, second: Tokens) -> Tokens:
-        """Two bare texts [..., L1] and [..., L2] -> one row [..., L'] each."""
+        """Join bare texts [..., L1] and [..., L2] to one row each, [..., L']. The limit is for the second text."""
         before, between, after = self.pair
         one, two = self.pair_segments
-        joint = self._chain(before, (first, one), between, (second, two), after)
-        if not self.longest:
+        joint = self._concatenate(before, Text(first, one), between, Text(second, two), after)
+        if not self.max_candidate_length:
             return joint
-        end = first.mask.sum(-1, keepdim=True) + self.pair_length - self.single_length + self.longest
-        kept = joint.mask & (torch.arange(joint.mask.shape[-1], device=end.device) < end)
-        return joint._replace(mask=kept).cut(int(kept.sum(-1).max()))
+        context = first.mask.sum(-1, keepdim=True) + self.pair_length - self.single_length
+        end = context + self.max_candidate_length
+        mask = joint.mask & (torch.arange(joint.mask.shape[-1], device=end.device) < end)
+        return joint._replace(mask=mask).cut(int(mask.sum(-1).max()))
 
-    def own(self, framed: Tokens) -> Tensor:
-        """Which of the framed tokens are the texts' own, neither special nor padding: [..., L] bool."""
+    def text_mask(self, framed: Tokens) -> Tensor:
+        """Mark the tokens of the texts themselves, neither special nor padding: [..., L] bool."""
         special = torch.tensor(sorted(self.special), dtype=torch.long, device=framed.ids.device)
         return framed.mask & ~torch.isin(framed.ids, special)
 
-    def _chain(self, *parts) -> Tokens:
-        rows = next(part[0].ids for part in parts if isinstance(part[0], Tokens))
-        columns = [_text(*part) if isinstance(part[0], Tokens) else _constant(part, rows) for part in parts]
-        ids, mask, segments = (torch.cat(part, -1) for part in zip(*columns, strict=True))
+    def _concatenate(self, *parts: Piece | Text) -> Tokens:
+        """Put the parts of each row one after another, without gaps between them."""
+        rows = next(part.tokens.ids for part in parts if isinstance(part, Text))
+        columns = [_repeated(part, rows) if isinstance(part, Piece) else _with_segment(part) for part in parts]
+        ids, mask, segments = (torch.cat(fields, -1) for fields in zip(*columns, strict=True))
         order = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)  # real tokens first, in their order
         order = order[..., : int(mask.sum(-1).max())]
-        ids, mask, segments = (part.gather(-1, order) for part in (ids, mask, segments))
+        ids, mask, segments = (field.gather(-1, order) for field in (ids, mask, segments))
         return Tokens(ids.masked_fill(~mask, self.pad_id), mask, segments.masked_fill(~mask, 0))
 
 
-def _text(tokens: Tokens, segment: int) -> Tokens:
-    return tokens._replace(segments=torch.full_like(tokens.ids, segment))
+def _with_segment(text: Text) -> Tokens:
+    return text.tokens._replace(segments=torch.full_like(text.tokens.ids, text.segment))
 
 
-def _constant(piece: Piece, rows: Tensor) -> Tokens:
+def _repeated(piece: Piece, rows: Tensor) -> Tokens:
+    """Repeat a piece for every row of [..., L]."""
     shape = *rows.shape[:-1], len(piece.ids)
     ids, segments = (torch.tensor(part, dtype=torch.long, device=rows.device).expand(shape) for part in piece)
     return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), segments)
 
 
 def read_frame(tokenizer, pad_id: int) -> Frame:
-    """Ask a `tokenizers.Tokenizer` how it wraps one text and joins two, by letting it do so."""
-
-    def pieces(encoding, texts: int):
-        rows = zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True)
-        special, segments = [Piece((), ()) for _ in range(texts + 1)], [0] * texts
-        place = 0
-        for source, group in groupby(rows, key=lambda row: row[0]):
-            group = list(group)
-            if source is None:
-                special[place] = Piece(tuple(row[1] for row in group), tuple(row[2] for row in group))
-            else:
-                segments[source] = group[0][2]
-                place = source + 1
-        return tuple(special), tuple(segments)
-
-    single, (text_segment,) = pieces(tokenizer.encode("a"), 1)
-    pair, pair_segments = pieces(tokenizer.encode("a", "a"), 2)
+    """Read the frame off a `tokenizers.Tokenizer`, from what it makes of one text and of two."""
+    single, (text_segment,) = _pieces_of(tokenizer.encode("a"), 1)
+    pair, pair_segments = _pieces_of(tokenizer.encode("a", "a"), 2)
     return Frame(single, pair, text_segment, pair_segments, pad_id)
+
+
+def _pieces_of(encoding, texts: int) -> tuple[tuple[Piece, ...], tuple[int, ...]]:
+    """Return the special tokens before, between and after the texts of an encoding, and the segment of each text."""
+    rows = zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True)
+    special, segments = [Piece((), ()) for _ in range(texts + 1)], [0] * texts
+    place = 0
+    for text, group in groupby(rows, key=lambda row: row[0]):
+        _, ids, type_ids = zip(*group, strict=True)
+        if text is None:
+            special[place] = Piece(ids, type_ids)
+        else:
+            segments[text] = type_ids[0]
+            place = text + 1
+    return tuple(special), tuple(segments)

@@ -8,26 +8,32 @@ from torch import Tensor
 
 
 class Tokens(NamedTuple):
-    """Padded token ids. `mask` is True for real tokens; what `ids` holds elsewhere has no meaning."""
+    """Padded token ids. The mask is True for real tokens; ids and segments elsewhere have no meaning."""
 
     ids: Tensor  # [..., L] int64
     mask: Tensor  # [..., L] bool
     segments: Tensor  # [..., L] int64
 
-    def select(self, index: Tensor) -> "Tokens":
-        """Rows of the first axis, by an index of any shape."""
+    def select(self, index: Tensor | tuple[Tensor, ...]) -> "Tokens":
+        """Pick rows by an index of the first axis, or by one for each of the first axes."""
         return Tokens(*(part[index] for part in self))
 
     def cut(self, length: int) -> "Tokens":
-        """The first `length` columns."""
+        """Keep the first `length` columns."""
         return Tokens(*(part[..., :length] for part in self))
 
     def to(self, device: torch.device) -> "Tokens":
+        """Move all tensors to a device."""
         return Tokens(*(part.to(device) for part in self))
 
 
 def pad(texts: Sequence[Sequence[int]]) -> Tokens:
-    """Bare ids of N texts -> Tokens [N, L], padded to the longest, L at least 1."""
+    """Pad the bare ids of N texts to the longest -> [N, L], L at least 1.
+
+    >>> pad([[5, 6, 7], [8]]).ids
+    tensor([[5, 6, 7],
+            [8, 0, 0]])
+    """
     lengths = torch.tensor([len(text) for text in texts])
     columns = max(1, int(lengths.max())) if len(texts) else 1
     mask = torch.arange(columns) < lengths.unsqueeze(-1)  # [N, L]
@@ -37,20 +43,21 @@ def pad(texts: Sequence[Sequence[int]]) -> Tokens:
 
 
 class Real(NamedTuple):
-    """Where the T real tokens of padded texts are."""
+    """The places of the T real tokens of padded texts."""
 
     mask: Tensor  # [..., L] bool
-    index: Tensor  # [T]
+    index: Tensor  # [T], places in the flattened mask
 
     @classmethod
     def of(cls, mask: Tensor) -> "Real":
+        """Find the real tokens of a mask [..., L]."""
         return cls(mask, mask.flatten().nonzero().squeeze(-1))
 
     def pack(self, padded: Tensor) -> Tensor:
-        """[..., L, *] -> [T, *]"""
+        """Take the real tokens out of padded rows, [..., L, *] -> [T, *]."""
         return padded.flatten(0, self.mask.dim() - 1)[self.index]
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """[T, D] -> [..., L, D], zeros for padding."""
+        """Put real tokens back, [T, D] -> [..., L, D], with zeros for padding."""
         padded = packed.new_zeros(self.mask.numel(), packed.shape[-1]).index_copy(0, self.index, packed)
         return padded.view(*self.mask.shape, -1)
