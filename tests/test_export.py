@@ -1,4 +1,4 @@
-"""What is exported, opened by the other library: equal embeddings and equal scores."""
+"""Exported models, opened by the other library: equal embeddings and equal scores."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 import poly_agents
 from poly_agents import zoo
-from poly_agents.export.export import export
+from poly_agents.export import export
 from poly_agents.models.textranker import TextRanker
 from tests.conftest import make_encoder
 
@@ -24,8 +24,8 @@ PROMPTS = {"context_prompt": "name is ", "candidate_prompt": "dog "}
 
 
 def shaken(agent: str, backbone: str, **options) -> TextRanker:
-    """A ranker whose every weight was learnt, in some way."""
-    model = TextRanker.start(agent, backbone=backbone, text_truncate=31, label_truncate=13, **PLAIN, **options)
+    """Make a ranker with noise on every weight, as if it were trained."""
+    model = poly_agents.start(agent, backbone=backbone, text_truncate=31, label_truncate=13, **PLAIN, **options)
     torch.manual_seed(7)
     with torch.no_grad():
         for parameter in model.ranker.parameters():
@@ -35,7 +35,7 @@ def shaken(agent: str, backbone: str, **options) -> TextRanker:
 
 @torch.no_grad()
 def scores(model: TextRanker) -> torch.Tensor:
-    return model.ranker.score_texts(model.context_ids(CONTEXTS), model.encode(CANDIDATES))
+    return model.ranker.score_ids(model.context_ids(CONTEXTS), model.encode(CANDIDATES))
 
 
 # --- sentence-transformers ------------------------------------------------------------------------------------------
@@ -61,14 +61,14 @@ def test_dense_layer_pooling_and_dot_product_are_exported(tiny, tmp_path):
     assert_close(theirs.similarity(contexts, candidates), scores(model), atol=1e-4, rtol=1e-4)
 
 
-def test_what_was_exported_comes_back(tiny, tmp_path):
+def test_an_exported_model_can_be_the_backbone_of_another(tiny, tmp_path):
     for agent, options in {
         "bi": {"bi_dense": 11, "reduction": "sqrt"},
         "late": {"late_width": 7, "late_scale": 0.0},
     }.items():
         model = shaken(agent, tiny, **options, **PROMPTS)
         export(model, "sentence-transformers", tmp_path / agent)
-        again = TextRanker.start(agent, backbone=str(tmp_path / agent), **PLAIN)
+        again = poly_agents.start(agent, backbone=str(tmp_path / agent), **PLAIN)
         assert_close(scores(again), scores(model), atol=1e-5, rtol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_two_encoders_are_two_folders(tiny, tmp_path):
 
 
 def test_the_embedded_minilm_goes_there_and_back(tmp_path):
-    model = TextRanker.start("bi", **PLAIN)
+    model = poly_agents.start("bi", **PLAIN)
     texts = ["Hello there!\nHow are you?\nFine, and you?", "the cat sat on the mat 🙂"]
     export(model, "sentence-transformers", tmp_path / "out")
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu")
@@ -106,7 +106,7 @@ def test_sentence_transformers_opens_a_cross_encoder_and_it_comes_back(encoders,
     export(model, "sentence-transformers", tmp_path / "out")
     predicted = CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS)
     assert_close(torch.tensor(predicted).view(3, 4), scores(model), atol=1e-4, rtol=1e-4)
-    again = TextRanker.start("cross", backbone=str(tmp_path / "out"), **PLAIN)
+    again = poly_agents.start("cross", backbone=str(tmp_path / "out"), **PLAIN)
     assert_close(scores(again), scores(model), atol=1e-5, rtol=1e-5)
 
 
@@ -201,8 +201,8 @@ views, mask = run("context", inputs["context"])
 (vectors,) = run("candidate", inputs["candidate"])
 masks = {"view_mask": mask.long(), "vector_mask": inputs["candidate"]["attention_mask"]}
 (scores,) = run("score", {"views": views, "vectors": vectors} | masks)
-there = [name for name in sys.modules if name.startswith(("poly_agents.", "transformers"))]
-assert set(there) <= {"poly_agents.plugin"}, there  # the hook of every interpreter
+imported = [name for name in sys.modules if name.startswith(("poly_agents.", "transformers"))]
+assert set(imported) <= {"poly_agents.plugin", "poly_agents.patches"}, imported  # the hook of every interpreter
 torch.save(scores, given)
 """
 
@@ -242,14 +242,14 @@ def test_a_process_without_poly_agents_loads_the_graphs_of_pytorch(one_layer, tm
         ("bi", {}, "tensorflow", "--to tensorflow: there are sentence-transformers, huggingface, onnx, torch-export"),
     ],
 )
-def test_what_has_no_counterpart_is_refused(tiny, tmp_path, agent, options, to, message):
+def test_a_model_without_a_counterpart_is_refused(tiny, tmp_path, agent, options, to, message):
     with pytest.raises(ValueError, match=message):
         export(shaken(agent, tiny, **options), to, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_lower_precision_and_a_full_folder_are_refused(tiny, tmp_path):
-    model = TextRanker.start("bi", backbone=tiny, precision="bfloat16")
+    model = poly_agents.start("bi", backbone=tiny, precision="bfloat16")
     with pytest.raises(ValueError, match="an export is in float32; load the model with precision='float32'"):
         export(model, "huggingface", tmp_path)
     (tmp_path / "mine.txt").write_text("mine")
@@ -258,7 +258,7 @@ def test_lower_precision_and_a_full_folder_are_refused(tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_the_command_writes_a_folder_and_says_what(trained, tmp_path, capsys):
+def test_the_command_writes_a_folder_and_lists_its_files(trained, tmp_path, capsys):
     command = ["poly_export", "-mf", trained["bi"], "--to", "sentence-transformers", "--out", str(tmp_path / "out")]
     superscript_main(command)
     said = capsys.readouterr().out
