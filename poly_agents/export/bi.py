@@ -57,15 +57,15 @@ def longest_text(model: TextRanker, encoder: Backbone) -> int:
 
 
 def describe_score(options: BiOptions) -> str:
-    """Say how a score is made of two vectors, and which prompts there are.
+    """Say how a score is made of two vectors, and what comes before texts.
 
     >>> describe_score(BiOptions(bi_cosine=True, context_prompt="query: ", candidate_prompt=""))
-    "A score is their cosine times 20. There is 'query: ' before each context."
+    "A score is their cosine times 20. The prompt is 'query: ' before each context."
     """
     score = f"their cosine times {options.bi_scale:g}" if options.bi_cosine else "their inner product"
     sides = {"context": options.context_prompt, "candidate": options.candidate_prompt}
     prompts = " and ".join(f"{text!r} before each {side}" for side, text in sides.items() if text)
-    return f"A score is {score}. There is {prompts}." if prompts else f"A score is {score}."
+    return f"A score is {score}. The prompt is {prompts}." if prompts else f"A score is {score}."
 
 
 def write_modules(model: TextRanker, encoder: Backbone, folder: Path, length: int) -> None:

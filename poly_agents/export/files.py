@@ -59,18 +59,16 @@ def write_tokenizer(tokenizer: Tokenizer, encoder: Backbone, folder: Path, lengt
     unknown = getattr(backend.model, "unk_token", None)
     if unknown:
         special["unk_token"] = unknown
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    if not encoder.segments:
+        names.remove("token_type_ids")
     PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **special,
         model_max_length=length,
-        model_input_names=input_names(encoder),
+        model_input_names=names,
     ).save_pretrained(folder)
     return "a newline" if newlines_work else f"`{separator}`"
-
-
-def input_names(encoder: Backbone) -> list[str]:
-    """Return the names of an encoder's inputs, as transformers calls them."""
-    return ["input_ids", "token_type_ids", "attention_mask"] if encoder.segments else ["input_ids", "attention_mask"]
 
 
 def with_newlines(backend: Backend, separator: str) -> Backend:

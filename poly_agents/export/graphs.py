@@ -109,11 +109,12 @@ def graphs_of(ranker: Ranker) -> dict[str, Graph]:
 
 def encoder_graph(ranker: Ranker, encoder: Backbone, method: str, outputs: tuple[str, ...]) -> Graph:
     """Make the graph of a method on an encoder's states. A second output is the mask of real views."""
-    inputs = files.input_names(encoder)
-    example = {name: torch.full((3, 5), int(name == "attention_mask")) for name in inputs}
-    example["input_ids"] += max(ranker.frame.special)  # not padding, by which some families count positions
+    no_padding = max(ranker.frame.special)  # some families count positions by the padding
+    example = {"input_ids": torch.full((3, 5), no_padding), "attention_mask": torch.ones(3, 5, dtype=torch.long)}
+    if encoder.segments:
+        example["token_type_ids"] = torch.zeros(3, 5, dtype=torch.long)
     module = States(ranker, encoder, method, with_mask=len(outputs) > 1)
-    return Graph(module, example, dict.fromkeys(inputs, ("rows", "tokens")), outputs)
+    return Graph(module, example, dict.fromkeys(example, ("rows", "tokens")), outputs)
 
 
 def score_graph(ranker: Ranker, context: Graph, candidate: Graph, masked: bool) -> Graph:
