@@ -1,6 +1,5 @@
 """Report how well contexts are ranked: measures and their intervals to ParlAI, ranks and submissions to files."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from poly_agents.candidates.pool import Pool
 from poly_agents.evaluation.measures import RelevantRanks, measures, ranked
 from poly_agents.evaluation.ranks_file import RanksFile, finite
 from poly_agents.evaluation.submissions import FORMATS, Submission
+from poly_agents.files.digests import text_digest
 from poly_agents.options import Options, option
 from poly_agents.scoring.ranks import top
 
@@ -133,7 +133,7 @@ class Interval(Metric):
 
 def resample_weights(key: str) -> np.ndarray:
     """Return how often an example is in each resample, [1000], drawn from its text."""
-    seed = int.from_bytes(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest())
+    seed = int.from_bytes(text_digest(key, 8))
     return np.random.default_rng(seed).poisson(1.0, RESAMPLES).astype(float)
 
 

@@ -1,9 +1,10 @@
 """Count the updates that a run of ParlAI will make, for the learning rate to fall to zero by the last one."""
 
-import math
 from collections.abc import Callable
 
 from parlai.utils import logging
+
+from poly_agents.learning import schedule
 
 
 def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> int | None:
@@ -14,13 +15,9 @@ def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> i
         update_size: examples of one update, in all processes.
         train_examples: counts the examples of an epoch. It is called only if the end depends on it.
     """
-    if opt.get("max_train_steps", -1) > 0:
-        total = opt["max_train_steps"]
-    elif opt.get("num_epochs", -1) > 0:
-        total = max(1, math.ceil(opt["num_epochs"] * train_examples() / update_size))
-    else:
-        return None
-    if opt.get("max_train_time", -1) > 0:
+    steps, epochs = opt.get("max_train_steps", -1), opt.get("num_epochs", -1)
+    total = schedule.total_updates(steps, epochs, train_examples, update_size)
+    if total is not None and opt.get("max_train_time", -1) > 0:
         logging.warning(
             f"the learning rate rises and falls over {total} updates; a run that --max-train-time ends long before may "
             "see nothing but its beginning: give --max-train-steps, or leave out --num-epochs"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from poly_agents.agents.teachers import Turn, turns
-from poly_agents.encoders.states import by_length
+from poly_agents.encoders.states import by_length, padded_index
 from poly_agents.files.atomic import replace, write_text
 from poly_agents.models.textranker import TextRanker
 from poly_agents.scoring import maths
@@ -53,8 +53,7 @@ def rank(model: TextRanker, examples: Sequence[Turn]) -> list[dict[str, float]]:
     place = {text: number for number, text in enumerate(texts)}
     contexts = layer_vectors(model, model.context_ids([example.context for example in examples]))  # [B, J, D]
     candidates = layer_vectors(model, model.candidate_ids(texts))  # [N, J, D]
-    rows = [torch.tensor([place[text] for text in row]) for row in lists]
-    index = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)  # [B, C]
+    index = padded_index([[place[text] for text in row] for row in lists])  # [B, C]
     labels = torch.tensor([row.index(example.response) for row, example in zip(lists, examples, strict=True)])  # [B]
     rows = []
     for layer in range(contexts.shape[1]):

@@ -13,6 +13,7 @@ from poly_agents.candidates import writer
 from poly_agents.candidates.fingerprint import fingerprint
 from poly_agents.candidates.search import Search
 from poly_agents.candidates.store import Store
+from poly_agents.encoders.states import padded_index
 from poly_agents.files import atomic, checkpoint
 from poly_agents.models import building, opening
 from poly_agents.rankers import agent_of, ranker_class
@@ -183,8 +184,7 @@ class TextRanker:
         if len(rows) == 1:
             scores = self.ranker.score_ids(ids, encoded)  # [B, C]
             return [self._sorted(texts, rows[0], line, top) for line in scores]
-        index = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, -1)  # [B, C]
-        scores = self.ranker.score_ids(ids, encoded, index)  # [B, C]
+        scores = self.ranker.score_ids(ids, encoded, padded_index(rows))  # [B, C]
         return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
 
     @staticmethod
