@@ -77,7 +77,7 @@ def layer_vectors(model: TextRanker, ids: Sequence[Sequence[int]]) -> Tensor:
     longest = (encoder.positions - frame.pair_length) // 2
 
     def vectors(tokens: Tokens) -> Tensor:
-        own = frame.own(tokens)
+        own = frame.text_mask(tokens)
         return torch.stack([maths.mean(hidden, own) for hidden in encoder.hidden(tokens, layers)], 1)
 
     found = []
