@@ -221,5 +221,5 @@ def test_what_cannot_be_searched_is_refused(trained, data, uri):
         evaluate(trained["poly"], data, **given)
     with pytest.raises(ValueError, match="Milvus searches its own way"):
         evaluate(trained["bi"], data, **given, search="fast")
-    with pytest.raises(ValueError, match="of a trained bi, poly or early"):
+    with pytest.raises(ValueError, match="with a trained bi, poly or early"):
         evaluate(trained["cross"], data, **given)

@@ -137,5 +137,5 @@ def test_what_has_no_ids_is_refused_with_the_way_out(trained, data, tmp_path, op
     with pytest.raises(ValueError, match=r"an example of .* has no id that a leaderboard knows; --ranks-file"):
         evaluate(trained["bi"], data, submission=str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
-    with pytest.raises(ValueError, match="--submission is of an evaluation"):
+    with pytest.raises(ValueError, match="--submission is for evaluation: give it to eval_model"):
         make(options, "bi", submission="x")
