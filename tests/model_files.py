@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import poly_agents
-from tests.conftest import text
+from tests.agents import text
 
 CONTEXTS = ["hello how are you\nfine thanks", "what is your name", "my cat"]
 RESPONSES = [text(i) for i in range(7)]

@@ -8,7 +8,7 @@ from parlai.core.dict import DictionaryAgent
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
-from tests.conftest import WORDS
+from tests.encoders import WORDS
 
 NAMES = {"bi": "biencoder", "poly": "polyencoder", "cross": "crossencoder"}
 TINY = dict(embedding_size=24, ffn_size=28, n_layers=2, n_heads=4, n_positions=64, text_truncate=17, label_truncate=7)

@@ -13,7 +13,7 @@ from parlai.utils import logging as parlai_logging
 
 import poly_agents
 from poly_agents.agents import cascade
-from tests.conftest import ROWS, evaluate, example, text
+from tests.agents import ROWS, evaluate, example, text
 from tests.data import FIXTURES, read
 
 parlai_logging.logger.setLevel("ERROR")

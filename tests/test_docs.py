@@ -26,8 +26,9 @@ from parlai.zoo.model_list import model_list
 from poly_agents import tasks
 from poly_agents.tasks import chitchat
 from poly_agents.zoo import catalogue
-from tests.conftest import make_encoder, make_encoder_decoder, text
+from tests.agents import text
 from tests.data import FIXTURES
+from tests.encoders import make_encoder, make_encoder_decoder
 from tests.pages import MARKS, PAGES, ROOT, TOP, Block, anchors, blocks, links
 
 LANGUAGES = {"sh", "python", "text", "json"}

@@ -15,7 +15,7 @@ import poly_agents
 from poly_agents import zoo
 from poly_agents.export import export
 from poly_agents.models.textranker import TextRanker
-from tests.conftest import make_encoder
+from tests.encoders import make_encoder
 
 CONTEXTS = ["hello how are you\nfine thanks\nwhat is your name", "my cat", "six"]  # of several turns, and of one
 CANDIDATES = ["fine thanks", "what is your name", "blue", "one two three four five"]

@@ -11,7 +11,7 @@ import torch
 
 from poly_agents import load
 from poly_agents.candidates.store import Store
-from tests.conftest import text
+from tests.agents import text
 
 
 @pytest.fixture

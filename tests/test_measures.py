@@ -29,7 +29,7 @@ from poly_agents.evaluation.measures import (
     reciprocal_rank,
 )
 from poly_agents.scoring.ranks import SORTED, label_ranks, top
-from tests.conftest import ROWS, evaluate, example, make, text
+from tests.agents import ROWS, evaluate, example, make, text
 
 KS = (1, 2, 5, 10)
 

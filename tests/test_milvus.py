@@ -21,7 +21,7 @@ from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.candidates.writer import Recipe
 from poly_agents.models.textranker import TextRanker
 from poly_agents.text.tokens import pad
-from tests.conftest import evaluate, example, text
+from tests.agents import evaluate, example, text
 from tests.test_store import Encoder, lines, words
 
 POOL = [{"text": text(number), "id": f"n{number}", "tags": [number, "é\"'"]} for number in range(61)]

@@ -9,7 +9,8 @@ from poly_agents.rankers import mix as module
 from poly_agents.rankers.mix import MixOptions, MixRanker
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
-from tests.conftest import FAMILIES, make_encoder, make_ranker
+from tests.encoders import FAMILIES, make_encoder
+from tests.rankers import make_ranker
 
 POST_NORM = [family for family in FAMILIES if family != "modernbert"]
 

@@ -24,8 +24,9 @@ from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.files import checkpoint
 from poly_agents.models import opening
 from poly_agents.text.tokens import pad
-from tests.conftest import all_rankers, evaluate, make_ranker, text
+from tests.agents import evaluate, text
 from tests.parlai_made import NAMES, PUBLISHED, TINY, make
+from tests.rankers import all_rankers, make_ranker
 
 logging.set_log_level(logging.ERROR)
 VARIANTS = [

@@ -15,7 +15,7 @@ from poly_agents._parlai.scripts.poly_zoo import PolyZoo
 from poly_agents.files import checkpoint
 from poly_agents.files.download import DownloadError
 from poly_agents.zoo import cards, checks, publishing
-from tests.conftest import evaluate
+from tests.agents import evaluate
 from tests.model_files import folder_of, scores
 from tests.servers import serving_hub
 

@@ -14,7 +14,8 @@ from poly_agents.rankers.cross import CrossRanker
 from poly_agents.rankers.poly import PolyRanker
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
-from tests.conftest import make_encoder, make_ranker
+from tests.encoders import make_encoder
+from tests.rankers import make_ranker
 
 PARLAI = {
     "datatype": "valid",

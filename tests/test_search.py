@@ -13,7 +13,7 @@ from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Views
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
-from tests.conftest import all_rankers, make_ranker
+from tests.rankers import all_rankers, make_ranker
 
 WIDTH, COUNT = 23, 7
 PRECISIONS = ["float32", "bfloat16", "int8"]

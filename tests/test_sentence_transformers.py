@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import poly_agents
 from poly_agents import zoo
 from poly_agents.models.textranker import TextRanker
-from tests.conftest import make, make_encoder
+from tests.agents import make
+from tests.encoders import make_encoder
 
 CONTEXTS = ["hello how are you", "my cat"]
 CANDIDATES = ["fine thanks", "what is your name", "blue"]

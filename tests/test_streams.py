@@ -17,7 +17,7 @@ from poly_agents.agents.teachers import turns
 from poly_agents.files import checkpoint
 from poly_agents.tasks import response
 from poly_agents.tasks.jsonl import JsonlTeacher
-from tests.conftest import ROWS, evaluate, settings
+from tests.agents import ROWS, evaluate, settings
 
 COUNT = len(ROWS)
 

@@ -12,7 +12,7 @@ from parlai.scripts.multiprocessing_eval import MultiProcessEval
 import poly_agents
 from poly_agents.evaluation import submissions
 from poly_agents.evaluation.submissions import Ranking, Submission, dstc7, msmarco
-from tests.conftest import evaluate, make
+from tests.agents import evaluate, make
 from tests.data import FIXTURES, read
 
 

@@ -14,7 +14,7 @@ import torch
 
 from poly_agents.agents.ranker_agent import RankerAgent
 from poly_agents.files import checkpoint
-from tests.test_agent import ROWS
+from tests.agents import ROWS
 
 DRIVER = """
 import os, signal, sys

@@ -10,7 +10,7 @@ from parlai.scripts.train_model import TrainModel
 
 from poly_agents.agents.ranker_agent import RankerAgent
 from poly_agents.text import turns
-from tests.conftest import evaluate, settings, text
+from tests.agents import evaluate, settings, text
 
 
 def test_examples_in_the_documentation_hold():

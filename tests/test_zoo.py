@@ -16,8 +16,8 @@ import poly_agents
 from poly_agents import zoo
 from poly_agents.files.download import DownloadError
 from poly_agents.zoo import cards, listing, sources
-from tests.conftest import all_rankers
 from tests.model_files import RESPONSES
+from tests.rankers import all_rankers
 
 
 def test_the_embedded_backbone_is_what_was_pinned():

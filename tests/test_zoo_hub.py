@@ -15,7 +15,7 @@ import poly_agents
 from poly_agents import zoo
 from poly_agents.files.download import DownloadError
 from poly_agents.zoo import making, publishing, sources
-from tests.conftest import evaluate
+from tests.agents import evaluate
 from tests.model_files import folder_of, scores
 from tests.servers import commit, serving_hub
 

@@ -1,0 +1,50 @@
+"""Create, train and ask agents as ParlAI does, on a tiny task."""
+
+from parlai.core.agents import create_agent
+from parlai.core.message import Message
+from parlai.scripts.eval_model import EvalModel
+
+from poly_agents.agents.ranker_agent import RankerAgent
+from tests.encoders import WORDS
+
+
+def text(number: int, length: int = 3) -> str:
+    """A different short text for every number."""
+    return " ".join(WORDS[(number // len(WORDS) ** place) % len(WORDS)] for place in range(length))
+
+
+ROWS = [
+    {
+        "context": [text(i + 7, 4), text(3 * i, 2)],
+        "response": text(i),
+        "candidates": [text((i + k) % 23) for k in (5, 1, 0, 11)],
+    }
+    for i in range(23)
+]
+
+
+def settings(options: dict, name: str, **changes) -> dict:
+    """Only the flags this agent knows."""
+    found = options | {"model": f"poly_agents/{name}", "backbone": options["backbone"][name]} | changes
+    if name != "poly":
+        found.pop("poly_codes", None)
+    return found
+
+
+def make(options: dict, name: str, **changes) -> RankerAgent:
+    from parlai.core.params import ParlaiParser
+
+    return create_agent(ParlaiParser(True, True).parse_kwargs(**settings(options, name, **changes)))
+
+
+def evaluate(path: str, data: str, **changes) -> dict:
+    task = {"task": "poly_agents:jsonl", "jsonl_path": data, "datatype": "valid", "batchsize": 5}
+    return EvalModel.main(model_file=path, **task | changes)
+
+
+def example(context: str, label: str, candidates=None, training=True) -> Message:
+    message = Message(text=context, episode_done=True)
+    message["labels" if training else "eval_labels"] = [label]
+    if candidates:
+        message["label_candidates"] = candidates
+    return message

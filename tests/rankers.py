@@ -1,0 +1,46 @@
+"""Every ranker of the package, found by walking it, over a tiny encoder."""
+
+import pytest
+import torch
+
+from poly_agents import rankers
+from poly_agents.models import building
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.text.tokenizer import Tokenizer
+
+
+def all_rankers() -> dict[str, type[Ranker]]:
+    """name -> class, of every ranker in the package: a new file is found by being there."""
+    return {name: rankers.ranker_class(name) for name in rankers.names()}
+
+
+VARIANTS = {
+    "bi": [
+        {},
+        {"bi_cosine": False, "reduction": "first"},
+        {"reduction": "first-m", "reduction_tokens": 3},
+        {"reduction": "max", "bi_dense": 11},
+    ],
+    "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
+    "cross": [{}, {"cross_head": "pooled"}, {"cross_head": "normed", "reduction": "mean"}],
+    "mix": [
+        {"mix_vectors": 3, "mix_layers": "1,2"},
+        {"mix_strategy": "codes", "mix_vectors": 2, "mix_cosine": True},
+    ],
+    "early": [{"early_layer": 1}],
+    "ed2lm": [{"ed2lm_encode": e, "ed2lm_score": s} for e in ("candidate", "context") for s in ("true", "text")],
+}
+
+
+def make_ranker(kind: type[Ranker], source: str, tokenizer: Tokenizer, **options) -> Ranker:
+    torch.manual_seed(5)
+    options = kind.Options(backbone=source, precision="float32", freeze_embeddings=False, **options)
+    return building.start(rankers.agent_of(kind), options, source, tokenizer, "cpu").eval()
+
+
+def cases() -> list:
+    return [
+        pytest.param((kind, options), id=f"{name}-{'-'.join(map(str, options.values())) or 'default'}")
+        for name, kind in all_rankers().items()
+        for options in VARIANTS.get(name, [{}])
+    ]
