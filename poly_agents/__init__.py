@@ -21,7 +21,8 @@ def load(model_file: str, precision: str = "auto") -> "TextRanker":
     """Load a trained model. Neither ParlAI nor a vector database is imported.
 
     Args:
-        model_file: what was given to ParlAI as `-mf`. `zoo:poly_agents/NAME/model` is fetched first.
+        model_file: what was given to ParlAI as `-mf`. `zoo:poly_agents/NAME/model` is fetched first. An address of
+            ParlAI's own zoo needs ParlAI, which fetches it.
         precision: of the encoder: auto (bfloat16 where the machine multiplies it natively), float32, bfloat16, float16.
 
     Raises:
@@ -34,7 +35,11 @@ def load(model_file: str, precision: str = "auto") -> "TextRanker":
     from poly_agents import zoo
     from poly_agents.models.textranker import TextRanker
 
-    return TextRanker.load(zoo.local(model_file), precision)
+    if str(model_file).startswith("zoo:") and not str(model_file).startswith(zoo.PREFIX):
+        from poly_agents.agents.model_file import local
+    else:
+        from poly_agents.zoo import local
+    return TextRanker.load(local(model_file), precision)
 
 
 def start(agent: str, text_truncate: int = 360, label_truncate: int = 72, **options: Any) -> "TextRanker":

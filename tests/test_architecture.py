@@ -1,4 +1,4 @@
-"""The house: imports run one way, ParlAI stays in two folders, files and classes stay small, plain Python stays light."""
+"""Imports run one way, ParlAI stays in two folders, files and classes stay small, plain Python stays light."""
 
 import ast
 import json
@@ -88,8 +88,11 @@ def room(module: str) -> str:
 
 def faults(imports: dict[str, set[str]]) -> list[str]:
     """Say what is wrong with some imports."""
-    ours = {module: {other for other in others if other.startswith("poly_agents")} for module, others in imports.items()}
-    ours = {module: others - {module} for module, others in ours.items() if module.startswith("poly_agents")}
+    ours = {
+        module: {other for other in others if other.startswith("poly_agents")} - {module}
+        for module, others in imports.items()
+        if module.startswith("poly_agents")
+    }
     found = []
     try:
         TopologicalSorter(ours).prepare()

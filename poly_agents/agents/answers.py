@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from parlai.core.message import Message
 from parlai.core.metrics import Metric
 from parlai.core.torch_agent import Output

@@ -19,7 +19,7 @@ from parlai.core.metrics import AverageMetric, Metric
 from parlai.utils import logging
 from parlai.utils.misc import warn_once
 
-from poly_agents.agents import answers, parlai_zoo
+from poly_agents.agents import answers, model_file
 from poly_agents.agents.arguments import ShowCandidates, check_candidates_path, is_training
 from poly_agents.agents.candidates import folder_beside, open_pool
 from poly_agents.agents.history import TextHistory
@@ -122,7 +122,7 @@ class CascadeAgent(Agent):
             raise ValueError("a chat needs candidates to retrieve from; give -fcp FILE")
 
     def _stage(self, name: str) -> Stage:
-        path = parlai_zoo.local(getattr(self.options, name), self.opt.get("datapath"))
+        path = model_file.local(getattr(self.options, name), self.opt.get("datapath"))
         return Stage(path, f"--{name}", self.options.precision)
 
     def _open(self, path: str) -> Search | MilvusSearch:

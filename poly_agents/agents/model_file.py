@@ -1,4 +1,4 @@
-"""Save and load the model files of an agent, and the options of model files that ParlAI wrote."""
+"""Find, build, save and load the model of an agent; take the options of model files that ParlAI wrote."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from parlai.core.build_data import modelzoo_path
 from parlai.utils import logging
 from torch import nn
 
@@ -21,6 +22,18 @@ from poly_agents.models.textranker import TextRanker
 from poly_agents.pretrained import parlai_weights
 from poly_agents.rankers import agent_of
 from poly_agents.scoring.ranker import Ranker
+
+
+def local(path: str, datapath: str | None = None) -> str:
+    """Return a path on this disk.
+
+    Args:
+        path: a path, `zoo:poly_agents/NAME/model`, or an address of ParlAI's own zoo. Checkpoints are fetched first.
+        datapath: where ParlAI keeps its data; None: its default.
+    """
+    if path.startswith("zoo:") and not path.startswith(zoo.PREFIX):
+        return modelzoo_path(zoo.data_folder(datapath), path)
+    return zoo.local(path, datapath)
 
 
 def take_options_of_parlai(opt, agent: str, start: str | None, is_finetune: bool) -> None:

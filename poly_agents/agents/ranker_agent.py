@@ -21,14 +21,13 @@ from parlai.utils.distributed import num_workers
 from torch.nn.functional import cross_entropy
 
 from poly_agents import processes
-from poly_agents.agents import answers, arguments, model_file, observations, parlai_zoo, schedule, teachers
+from poly_agents.agents import answers, arguments, model_file, observations, teachers, training_run
 from poly_agents.agents.arguments import is_training
 from poly_agents.agents.candidates import Candidates, task_candidates_file
 from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.agents.history import ChatHistory
-from poly_agents.agents.progress import ProgressBar
 from poly_agents.agents.report import Evaluation, EvaluationOptions, Scored
-from poly_agents.agents.training_candidates import TrainingCandidates
+from poly_agents.agents.training_run import ProgressBar, TrainingCandidates
 from poly_agents.learning import training
 from poly_agents.learning.distill import Teacher
 from poly_agents.learning.schedule import WarmupLinear
@@ -84,7 +83,7 @@ class RankerAgent(TorchRankerAgent):
 
     def _prepare_training(self) -> None:
         options = self.training_options = TrainingOptions.of(self.opt)
-        teacher = parlai_zoo.local(options.teacher_model, self.opt.get("datapath"))
+        teacher = model_file.local(options.teacher_model, self.opt.get("datapath"))
         self.teacher = Teacher(teacher) if teacher else None
         turns = partial(teachers.turns, self.opt, "train")
         self.training_candidates = TrainingCandidates(options, self.sources, self.opt.get("model_file"), turns)
@@ -112,6 +111,9 @@ class RankerAgent(TorchRankerAgent):
             self.ranker_module.release(loaded)
         self.fixed_candidates = self.sources.pools["fixed"].texts
         self.num_fixed_candidates = len(self.fixed_candidates)
+
+    def get_task_candidates_path(self):  # ParlAI asks for it before a chat
+        return task_candidates_file(self.opt)
 
     def set_vocab_candidates(self, shared):
         self.vocab_candidates = self.vocab_candidate_vecs = self.vocab_candidate_encs = None
@@ -260,7 +262,7 @@ class RankerAgent(TorchRankerAgent):
         if self.opt["lr_scheduler"] != "linear":
             return super().build_lr_scheduler(states, hard_reset)
         done = 0 if hard_reset else (states or {}).get("number_training_updates", 0)
-        total = schedule.total_updates(self.opt, self._update_size, lambda: self.train_examples)
+        total = training_run.total_updates(self.opt, self._update_size, lambda: self.train_examples)
         if 0 < done < (total or math.inf) and not states.get("optimizer"):
             logging.warning("the model has no optimizer beside it (a .checkpoint has): it starts afresh")
         warm_up = self.opt["warmup_updates"]

@@ -1,13 +1,16 @@
-"""Choose what each context of a training batch is trained against."""
+"""What a training run of ParlAI needs: candidates for each batch, the number of updates, a progress bar."""
 
 from collections.abc import Callable, Iterable
 
+from parlai.utils import logging
 from parlai.utils.misc import warn_once
+from tqdm import tqdm
 
 from poly_agents import processes
 from poly_agents.agents.candidates import Candidates
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.pool import Pool
+from poly_agents.learning import schedule
 from poly_agents.learning.negatives import HardNegatives
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.text.turns import Turn
@@ -61,3 +64,38 @@ class TrainingCandidates:
         if None in mined:
             warn_once("some training examples are not in the file of hard negatives: they have none")
         return [row or [] for row in mined]
+
+
+def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> int | None:
+    """Return how many updates a run will make, or None if its end is open. Warns of a limit of time beside it.
+
+    Args:
+        opt: ParlAI's options.
+        update_size: examples of one update, in all processes.
+        train_examples: counts the examples of an epoch. It is called only if the end depends on it.
+    """
+    steps, epochs = opt.get("max_train_steps", -1), opt.get("num_epochs", -1)
+    total = schedule.total_updates(steps, epochs, train_examples, update_size)
+    if total is not None and opt.get("max_train_time", -1) > 0:
+        logging.warning(
+            f"the learning rate rises and falls over {total} updates; a run that --max-train-time ends long before may "
+            "see nothing but its beginning: give --max-train-steps, or leave out --num-epochs"
+        )
+    return total
+
+
+class ProgressBar:
+    """A bar with loss, examples per second and time left, on a terminal. ParlAI's log lines say the same."""
+
+    SMOOTHING = 0.05  # weight of the newest loss
+
+    def __init__(self, total: int | None, done: int):
+        """Make the bar. `total` and `done` are numbers of examples; total is None if the end is open."""
+        self.bar = tqdm(total=total, initial=done, unit="ex", desc="train", disable=None)
+        self.loss: float | None = None
+
+    def update(self, examples: int, loss: float) -> None:
+        """Count the examples of a step with their mean loss."""
+        self.loss = loss if self.loss is None else self.loss + self.SMOOTHING * (loss - self.loss)
+        self.bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
+        self.bar.update(examples)
