@@ -38,22 +38,10 @@ class Backbone(nn.Module):
 
     @classmethod
     def downloaded(cls, source: str, dtype: torch.dtype) -> Self:
-        """Load an encoder by HuggingFace name or folder.
-
-        Raises:
-            ValueError: the checkpoint lacks weights. They are never filled with random numbers.
-        """
+        """Load an encoder by HuggingFace name or folder. Raises ValueError as `load_pretrained` does."""
         from transformers import AutoModel
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # loading takes a moment, and the bar would break up ParlAI's lines
-        model, report = AutoModel.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
-        )
-        missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-        if missing:
-            raise ValueError(f"the checkpoint {source} lacks {len(missing)} weights of its encoder: {missing[:3]} ...")
-        return cls(model, dtype)
+        return cls(load_pretrained(AutoModel, source), dtype)
 
     @classmethod
     def blank(cls, config: dict[str, Any], dtype: torch.dtype, stored: torch.dtype = torch.float32) -> Self:
@@ -200,6 +188,30 @@ def reduced_states(encoder: Backbone, tokens: Tokens, reduce: Callable[[Tensor, 
         [N, ...]
     """
     return by_length(lambda part: reduce(encoder(part), part.mask), tokens)
+
+
+def load_pretrained(auto: type, source: str) -> nn.Module:
+    """Load a model of transformers in float32.
+
+    Args:
+        auto: `AutoModel`, or another class that makes the model.
+        source: HuggingFace name or folder.
+
+    Raises:
+        ValueError: the checkpoint lacks weights. They are never filled with random numbers.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # loading takes a moment, and the bar would break up ParlAI's lines
+    model, report = auto.from_pretrained(
+        source, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
+    )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(
+            f"the checkpoint {source} lacks {len(missing)} weights, first {missing[0]!r}; give a complete one"
+        )
+    return model
 
 
 def without_values() -> AbstractContextManager:

@@ -53,8 +53,6 @@ PATHS = {  # model type -> where each part is, in the order of `Layer`
     ),
     "parlai": Layer._fields[:-1],
 }
-
-
 LISTS = ("encoder.layer", "transformer.layer", "layers")  # where model families keep their layers
 
 
@@ -76,7 +74,7 @@ def modules(model: nn.Module) -> nn.ModuleList:
 
 
 def read(model: nn.Module) -> list[Layer]:
-    """Return the parts of every layer, first to last. Raises ValueError for a family whose layers are built otherwise."""
+    """Return the parts of every layer, first to last. Raises ValueError for a family with other layers than BERT's."""
     config = model.config
     if config.model_type not in PATHS:
         raise ValueError(
@@ -116,7 +114,7 @@ def affine(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def has_relative_positions(model: nn.Module) -> bool:
-    """Tell whether attention depends on the distance of two tokens, as MPNet's. `attention.py` knows nothing of that."""
+    """Tell whether attention depends on the distance of two tokens, as MPNet's does, and `attention.py` does not."""
     return hasattr(getattr(model, "encoder", None), "relative_attention_bias")
 
 

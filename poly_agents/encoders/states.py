@@ -1,6 +1,6 @@
 """States of texts: a tensor, or a NamedTuple of tensors, with one row for each text. Running texts by length."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,24 @@ def token_budget(device: torch.device) -> int:
     return TOKEN_BUDGET.get(device.type, 2048)
 
 
-def by_length(run: Callable[[Tokens], Any], tokens: Tokens) -> Any:
+def budget_slices(costs: Sequence[int], budget: int) -> Iterator[slice]:
+    """Cut rows into runs of at most `budget` padded tokens, but at least one row.
+
+    Args:
+        costs: padded tokens of each row, most expensive first. Each row of a run costs as much as its first.
+        budget: padded tokens of a run.
+
+    >>> list(budget_slices([9, 4, 3, 3], 10))
+    [slice(0, 1, None), slice(1, 3, None), slice(3, 6, None)]
+    """
+    start = 0
+    while start < len(costs):
+        stop = start + max(1, budget // max(1, costs[start]))
+        yield slice(start, stop)
+        start = stop
+
+
+def by_length(run: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
     """Apply `run` to rows of similar length together, under a budget of padded tokens.
 
     The longest rows come first, so a batch that does not fit in memory fails at once.
@@ -37,15 +54,11 @@ def by_length(run: Callable[[Tokens], Any], tokens: Tokens) -> Any:
     Returns:
         The rows of all runs in the order of `tokens`, [N, ...].
     """
-    budget = token_budget(tokens.ids.device)
     lengths, order = tokens.mask.sum(-1).sort(descending=True)
     lengths = lengths.tolist()
-    outputs, start = [], 0
-    while start < len(lengths):
-        length = max(1, lengths[start])
-        rows = order[start : start + max(1, budget // length)]
-        outputs.append(run(tokens.select(rows).cut(length)))
-        start += len(rows)
+    outputs = []
+    for part in budget_slices(lengths, token_budget(tokens.ids.device)):
+        outputs.append(run(tokens.select(order[part]).cut(max(1, lengths[part.start]))))
     return chain(outputs)[order.argsort()]
 
 

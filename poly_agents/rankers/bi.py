@@ -2,13 +2,13 @@
 
     y_ctxt = red(T1(ctxt)),  y_cand = red(T2(cand)),  s = y_ctxt . y_cand
 
-`red` is the first output, the mean of all or of the first m, or the largest numbers of all. With `--bi-cosine` both
-vectors are normalised and the cosine is multiplied by `--bi-scale`, as sentence-transformers trains its models. From a
-folder of sentence-transformers come its pooling, dense layer, similarity and prompts, unless these options say
-otherwise.
+`red` reduces the states of a text's tokens to one vector (`--reduction`). With `--bi-cosine` both vectors are
+normalised and the cosine is multiplied by `--bi-scale`, as sentence-transformers trains its models. A checkpoint of
+sentence-transformers brings its pooling, dense layer, similarity and prompts; options that are given win.
 
 With `--layers 2 --init-cross MODEL` it is the dual encoder infused from a cross-encoder (Ananthakrishnan et al. 2025,
-https://arxiv.org/abs/2502.03552): embeddings and first layer are the cross-encoder's, the second layer starts new.
+https://arxiv.org/abs/2502.03552): embeddings and first layer are the cross-encoder's, the second layer starts with
+random weights.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,25 @@ from poly_agents.scoring.ranker import PromptOptions, Ranker, Views
 from poly_agents.scoring.reduction import ReductionOptions
 from poly_agents.text.tokens import Tokens
 
-INFUSED = 1  # layers taken over from a cross-encoder
+INFUSED = 1  # layers that are taken from a cross-encoder
 
 
 @dataclass(frozen=True)
 class BiOptions(ReductionOptions, PromptOptions):
-    bi_cosine: bool = option(None, "score by the cosine, not by the plain dot product", fallback=True)
-    bi_scale: float = option(20.0, "what the cosine is multiplied by")
-    bi_dense: int = option(None, "width of a dense layer after the reduction; 0: there is none", fallback=0)
-    bi_activation: str = option(None, "of that layer", ("tanh", "identity"), fallback="tanh")
+    """Options of the bi-encoder."""
+
+    bi_cosine: bool = option(None, "score by the cosine; false: by the inner product", fallback=True)
+    bi_scale: float = option(20.0, "factor of the cosine, with --bi-cosine")
+    bi_dense: int = option(None, "width of a dense layer on the reduced vector; 0: no such layer", fallback=0)
+    bi_activation: str = option(
+        None, "activation of the dense layer that --bi-dense adds", ("tanh", "identity"), fallback="tanh"
+    )
     bi_candidate_map: bool = option(False, "two dense layers on the candidate's vector, as ParlAI's shared encoder has")
-    layers: int = option(0, "keep so many of the encoder's first layers; 0: all")
-    init_cross: str = option("", "take embeddings and first layer from this cross-encoder; other layers start new")
-    init_random: bool = option(False, "start all weights new, as a control; the backbone gives the shape alone")
+    layers: int = option(0, "keep only so many of the encoder's layers, the first ones; 0: all")
+    init_cross: str = option(
+        "", "start from embeddings and first layer of this cross-encoder; its other layers get random weights"
+    )
+    init_random: bool = option(False, "start with random weights in the shape of the backbone, as a control")
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,15 +59,21 @@ class BiOptions(ReductionOptions, PromptOptions):
 
 
 class BiRanker(Ranker):
+    """Score by the inner product, or the cosine, of two vectors."""
+
     Options = BiOptions
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        width, activation = self.options.bi_dense, nn.Tanh() if self.options.bi_activation == "tanh" else nn.Identity()
-        self.dense = nn.Sequential(*[nn.Linear(self.context_encoder.width, width), activation] if width else [])
-        width = width or self.candidate_encoder.width
-        mapped = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)] if options.bi_candidate_map else []
-        self.candidate_map = nn.Sequential(*mapped)
+        width = self.context_encoder.width
+        self.dense = nn.Sequential()  # empty: the vector as it is
+        self.candidate_map = nn.Sequential()
+        if self.options.bi_dense:
+            activation = nn.Tanh() if self.options.bi_activation == "tanh" else nn.Identity()
+            self.dense = nn.Sequential(nn.Linear(width, self.options.bi_dense), activation)
+            width = self.options.bi_dense
+        if options.bi_candidate_map:
+            self.candidate_map = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
     @classmethod
     def read_pretrained(cls, options, source, tokenizer):
@@ -75,30 +87,33 @@ class BiRanker(Ranker):
             return encoder.renew(None)
         return encoder.renew(INFUSED) if options.init_cross else encoder
 
-    def reduced(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token states to one vector a text: [N, L, D] -> [N, D]."""
-        return self.dense(self.options.reduce(hidden, mask))
-
-    def scaled(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors, dim=-1) if self.options.bi_cosine else vectors
-
-    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token states of candidates to what is kept of each: [N, L, D] -> [N, D]."""
-        return self.scaled(self.candidate_map(self.reduced(hidden, mask)))
-
-    def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token states of contexts to what meets a candidate's vector: [B, L, D] -> [B, 1, D]."""
-        vectors = self.scaled(self.reduced(hidden, mask)).unsqueeze(1)
-        return vectors * self.options.bi_scale if self.options.bi_cosine else vectors
-
-    def real_views(self, mask: Tensor) -> None:
-        """The one view of a context is always real."""
-
     def encode(self, candidates: Tokens) -> Tensor:
         return reduced_states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]
 
     def encode_contexts(self, contexts: Tokens) -> Views:
-        return Views(reduced_states(self.context_encoder, self.frame.wrap_context(contexts), self.views))
+        return Views(reduced_states(self.context_encoder, self.frame.wrap_context(contexts), self.views))  # [B, 1, D]
 
-    def score_encoded(self, contexts: Views, kept: Tensor) -> Tensor:
-        return maths.poly(contexts.vectors, kept)  # [B, C]
+    def score_encoded(self, contexts: Views, encoded: Tensor) -> Tensor:
+        return maths.poly(contexts.vectors, encoded)  # [B, C]
+
+    # --- states -> vectors --------------------------------------------------------------------------------------------
+
+    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Make the vectors of candidates [N, D] from their token states [N, L, D] and mask [N, L]."""
+        return self.normalised(self.candidate_map(self.reduced(hidden, mask)))
+
+    def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Make the one view of each context, [B, 1, D], from its token states [B, L, D] and mask [B, L]."""
+        vectors = self.normalised(self.reduced(hidden, mask)).unsqueeze(1)
+        return vectors * self.options.bi_scale if self.options.bi_cosine else vectors
+
+    def real_views(self, mask: Tensor) -> None:
+        """Return None: the one view of a context is always real."""
+
+    def reduced(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Reduce token states [N, L, D] with their mask [N, L] to one vector each, [N, D]."""
+        return self.dense(self.options.reduce(hidden, mask))
+
+    def normalised(self, vectors: Tensor) -> Tensor:
+        """Normalise vectors [..., D] if they are compared by the cosine."""
+        return normalize(vectors, dim=-1) if self.options.bi_cosine else vectors

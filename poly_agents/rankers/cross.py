@@ -2,10 +2,10 @@
 
     y = first(T([ctxt, cand])),  s = y W
 
-One joint run for every pair, so nothing but the candidate's ids can be kept. Another `--cross-head` puts a dense layer
-and its activation before W, as the sequence classifiers of the encoder's family do, another `--reduction` takes more
-than the first state. A checkpoint of a cross-encoder with one score (`num_labels=1`) brings both along, and its scores
-are those before any sigmoid.
+Context and candidate are encoded jointly, so nothing of a candidate can be cached. Another `--cross-head` puts a dense
+layer and an activation before W, as the sequence classifiers of the encoder's family do. Another `--reduction` takes
+more than the first state. A pretrained cross-encoder with one score (`num_labels=1`) brings its own head and reduction,
+and the scores here are its scores before any sigmoid.
 """
 
 from dataclasses import dataclass
@@ -22,21 +22,33 @@ from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.reduction import REDUCTIONS, ReductionOptions
 from poly_agents.text.tokens import Tokens
 
-PAIRS = 16384  # joined at a time when nothing is to be learnt: bounds the memory of a large pool
+PAIRS = 16384  # pairs that are joined at a time, to bound the memory that a large pool needs
 
 
 @dataclass(frozen=True)
 class CrossOptions(ReductionOptions):
-    reduction: str = option(None, "token states to one vector", REDUCTIONS, fallback="first")
+    """Options of the cross-encoder."""
+
+    reduction: str = option(
+        None,
+        "how the states of a pair's tokens become one vector: the first state, as in the paper; the mean; the largest "
+        "of each dimension (max); the sum over the root of the length (sqrt); the mean of the first --reduction-tokens "
+        "(first-m)",
+        REDUCTIONS,
+        fallback="first",
+    )
     cross_head: str = option(
         None,
-        "linear: W alone (the paper); else dense, activation, W: pooled is tanh, normed is gelu and a norm",
+        "layers that make the score of that vector; linear: W alone, as in the paper; the others have a dense layer "
+        "before W, with tanh (pooled), gelu, relu, or gelu and a norm (normed)",
         heads.HEADS,
         fallback="linear",
     )
 
 
 class CrossRanker(Ranker):
+    """Score each pair by encoding context and candidate as one text."""
+
     Options = CrossOptions
     defaults = {"negatives": 15}
     one_encoder = True
@@ -46,12 +58,12 @@ class CrossRanker(Ranker):
         self.head = heads.make(self.options.cross_head, self.context_encoder.width)
 
     @classmethod
-    def read_pretrained(cls, options, source, tokenizer):
-        return classifiers.read_head(options, source, tokenizer)
-
-    @classmethod
     def can_cache(cls, options):
         return False
+
+    @classmethod
+    def read_pretrained(cls, options, source, tokenizer):
+        return classifiers.read_head(options, source, tokenizer)
 
     def positions_needed(self, context, candidate):
         return self.frame.pair_length + context + candidate
@@ -59,20 +71,29 @@ class CrossRanker(Ranker):
     def encode(self, candidates: Tokens) -> Tokens:
         return candidates
 
-    def score_encoded(self, contexts: Tokens, kept: Tokens) -> Tensor:
-        shape = len(contexts.ids), kept.ids.shape[1]
+    def score_encoded(self, contexts: Tokens, encoded: Tokens) -> Tensor:
+        shape = len(contexts.ids), encoded.ids.shape[1]
         pairs = torch.cartesian_prod(*(torch.arange(n, device=contexts.ids.device) for n in shape))  # [B * C, 2]
-        return torch.cat([self.score_pairs(contexts, kept, part) for part in pairs.split(PAIRS)]).view(shape)
+        return torch.cat([self.score_pairs(contexts, encoded, part) for part in pairs.split(PAIRS)]).view(shape)
 
-    def score_pairs(self, contexts: Tokens, kept: Tokens, pairs: Tensor) -> Tensor:
-        """Scores [N] of N pairs (row of the contexts, column of the candidates)."""
+    def score_pairs(self, contexts: Tokens, encoded: Tokens, pairs: Tensor) -> Tensor:
+        """Score some pairs.
+
+        Args:
+            contexts: bare contexts [B, L].
+            encoded: bare candidates [G, C, L].
+            pairs: the row of a context and the column of a candidate, [N, 2].
+
+        Returns:
+            [N]
+        """
         row, column = pairs.unbind(-1)
-        candidates = kept.select((row if len(kept.ids) > 1 else torch.zeros_like(row), column))
+        candidates = encoded.select((row if len(encoded.ids) > 1 else torch.zeros_like(row), column))
         joint = self.frame.join(contexts.select(row), candidates)
         if self.options.reduction == "first":
             return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
         return reduced_states(self.context_encoder, joint, self.score_states)
 
     def score_states(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """States of joint pairs [N, L, D] to a score each, [N]."""
+        """Score pairs [N] by their joint token states [N, L, D] and mask [N, L]."""
         return self.head(self.options.reduce(hidden, mask)).squeeze(-1)

@@ -4,8 +4,8 @@
     y     = mean of h^l over the tokens of the text  both copies; no separators, no padding
     s     = cos(y_ctxt, y_cand)
 
-The early layers of a trained cross-encoder embed better than those of a bi-encoder, with no further training; only
-these layers are kept and run. `parlai poly_layers` ranks with every layer, to choose `--early-layer` by.
+The early layers of a trained cross-encoder embed better than those of a bi-encoder, without further training. The
+layers above them are neither kept nor run. `parlai poly_layers` ranks with every layer, to help choose `--early-layer`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.states import by_length
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
@@ -22,9 +23,11 @@ from poly_agents.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class EarlyOptions(RankerOptions):
-    cross_model: str = option("", "the trained cross-encoder; without one the backbone itself is looked into")
+    """Options of early-layer embeddings."""
+
+    cross_model: str = option("", "the trained cross-encoder whose layers embed; empty: those of --backbone do")
     early_layer: int = option(2, "the layer whose states are averaged, counted from 1")
-    early_scale: float = option(20.0, "what the cosine is multiplied by")
+    early_scale: float = option(20.0, "factor of the cosine")
 
     def __post_init__(self):
         super().__post_init__()
@@ -36,8 +39,10 @@ class EarlyOptions(RankerOptions):
 
 
 class EarlyRanker(Ranker):
+    """Score by the cosine of two vectors from an early layer."""
+
     Options = EarlyOptions
-    defaults = {"text_truncate": 250}  # a text meets itself in one run
+    defaults = {"text_truncate": 250}  # a text and its copy share the positions
 
     @classmethod
     def adapt_encoder(cls, options, encoder):
@@ -46,19 +51,19 @@ class EarlyRanker(Ranker):
     def positions_needed(self, context, candidate):
         return self.frame.pair_length + 2 * max(context, candidate)
 
-    def vector(self, encoder, text: Tokens) -> Tensor:
-        """One vector a text: [N, L] -> [N, D]."""
-
-        def run(pairs: Tokens) -> Tensor:
-            return maths.mean(encoder(pairs), self.frame.text_mask(pairs))
-
-        return normalize(by_length(run, self.frame.join(text, text)), dim=-1)
-
     def encode(self, candidates: Tokens) -> Tensor:
         return self.vector(self.candidate_encoder, candidates)  # [N, D]
 
     def encode_contexts(self, contexts: Tokens) -> Views:
         return Views(self.options.early_scale * self.vector(self.context_encoder, contexts).unsqueeze(1))  # [B, 1, D]
 
-    def score_encoded(self, contexts: Views, kept: Tensor) -> Tensor:
-        return maths.poly(contexts.vectors, kept)  # [B, C]
+    def score_encoded(self, contexts: Views, encoded: Tensor) -> Tensor:
+        return maths.poly(contexts.vectors, encoded)  # [B, C]
+
+    def vector(self, encoder: Backbone, text: Tokens) -> Tensor:
+        """Embed bare texts [N, L] -> unit vectors [N, D]."""
+
+        def run(pairs: Tokens) -> Tensor:
+            return maths.mean(encoder(pairs), self.frame.text_mask(pairs))
+
+        return normalize(by_length(run, self.frame.join(text, text)), dim=-1)

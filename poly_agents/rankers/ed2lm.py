@@ -1,13 +1,13 @@
 """ED2LM (Hui et al. 2022, https://arxiv.org/abs/2204.11458).
 
-    E = encoder(d)                                   once, ahead: the states of d are all that is kept
+    E = encoder(d)                                   once, ahead; only the states of d are cached
     p = decoder([start, w_1 .. w_T], E)              w is read in one pass; nothing is generated
     s = log p(true | w, d) - log p(false | w, d)     after w_T
 
-s is the logit of monoT5's probability, the softmax over those two tokens, so it ranks alike; only two rows of the
-output embedding are needed. `--ed2lm-score text` ranks by the mean of log p(w_t) instead; an empty w has 0. In the
-paper d is the document and w the query: with `--ed2lm-encode candidate` d is the candidate and w the context. A
-response is shorter than its context, so `--ed2lm-encode context` is far cheaper where nothing can be kept.
+s is the logit of monoT5's probability, the softmax over those two tokens, so both rank alike; s needs only two rows of
+the output embedding. `--ed2lm-score text` ranks by the mean of log p(w_t) instead; an empty w has 0. In the paper d is
+the document and w the query: with `--ed2lm-encode candidate` d is the candidate and w the context. A response is
+shorter than its context, so `--ed2lm-encode context` is far cheaper if nothing can be cached.
 
     L+ = - a mean_t log p(w_t)        - b log p(true)      of the label
     L- = - a mean_t log(1 - p(w_t))   - b log p(false)     of each other candidate
@@ -15,7 +15,7 @@ response is shorter than its context, so `--ed2lm-encode context` is far cheaper
 
 a, b and c are `--ed2lm-text-weight`, `--ed2lm-true-weight` and `--ed2lm-rank-weight`; the paper has no c.
 
-Shapes: M encoded texts, R texts read over each of them, P = 1 (the same for each) or M, T tokens, H heads.
+Shapes: M encoded texts, R texts that are decoded over each of them, P = 1 (the same for each) or M, T tokens.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,25 @@ from poly_agents.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class Ed2lmOptions(RankerOptions):
-    backbone: str = option("google/flan-t5-small", "T5, mT5 or flan by name or folder, or a model file of this ranker")
-    ed2lm_encode: str = option("candidate", "what is encoded; the decoder reads the other", ("candidate", "context"))
-    ed2lm_score: str = option("true", "true: its log-odds against false; text: mean log p", ("true", "text"))
-    ed2lm_text_weight: float = option(1.0, "of the (un)likelihood of the decoded text in the loss")
-    ed2lm_true_weight: float = option(1.0, "of the likelihood of true and false in the loss")
-    ed2lm_rank_weight: float = option(1.0, "of the softmax over the candidates in the loss; 0: the paper's loss")
+    """Options of ED2LM."""
+
+    backbone: str = option(
+        "google/flan-t5-small", "T5, mT5, UMT5 or flan-T5 by HuggingFace name or folder, or a model file of this ranker"
+    )
+    ed2lm_encode: str = option(
+        "candidate", "which text is encoded, ahead if possible; the decoder reads the other", ("candidate", "context")
+    )
+    ed2lm_score: str = option(
+        "true",
+        "what the score is: log-odds of the token true against false after the decoded text, or the mean "
+        "log-probability of the decoded text",
+        ("true", "text"),
+    )
+    ed2lm_text_weight: float = option(1.0, "weight of the (un)likelihood of the decoded text in the loss")
+    ed2lm_true_weight: float = option(1.0, "weight of the likelihood of the tokens true and false in the loss")
+    ed2lm_rank_weight: float = option(
+        1.0, "weight of the cross-entropy of the candidates' scores in the loss; 0: the loss of the paper"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,17 +67,17 @@ class Ed2lmOptions(RankerOptions):
 
 
 class Reading(NamedTuple):
-    """What the decoder makes of a text, [B, C] each: natural logarithms."""
+    """Natural logarithms that the loss is made of, [B, C] each."""
 
-    odds: Tensor  # of true against false
-    true: Tensor
-    false: Tensor
-    text: Tensor  # mean of log p
-    untext: Tensor  # mean of log(1 - p)
+    odds: Tensor  # log p(true) - log p(false)
+    true: Tensor  # log p(true)
+    false: Tensor  # log p(false)
+    text: Tensor  # mean of log p(w_t)
+    untext: Tensor  # mean of log(1 - p(w_t))
 
 
 def complement(log_p: Tensor) -> Tensor:
-    """log(1 - p) from log p; no less than log 1e-6, so that one sure token cannot outweigh a batch.
+    """Return log(1 - p) from log p, but at least log 1e-6, so that one certain token cannot outweigh a batch.
 
     >>> complement(torch.tensor([0.25]).log()).exp()
     tensor([0.7500])
@@ -73,7 +86,17 @@ def complement(log_p: Tensor) -> Tensor:
 
 
 def loss(reading: Reading, labels: Tensor, present: Tensor, text_weight: float, true_weight: float) -> Tensor:
-    """The paper's loss of each context: labels [B] and which candidates there are [B, C] -> [B].
+    """Return the loss of the paper, L+ + mean L-, of each context.
+
+    Args:
+        reading: [B, C].
+        labels: the column of each context's response, [B].
+        present: [B, C] bool, False where a context has no candidate.
+        text_weight: a.
+        true_weight: b.
+
+    Returns:
+        [B]
 
     >>> reading = Reading(*torch.tensor([[[0.0, 0.0]], [[-1.0, -9.0]], [[-9.0, -2.0]], [[-3.0, -9.0]], [[-9.0, -4.0]]]))
     >>> loss(reading, torch.tensor([0]), torch.tensor([[True, True]]), 1.0, 1.0)  # 3 + 1, 4 + 2
@@ -86,118 +109,131 @@ def loss(reading: Reading, labels: Tensor, present: Tensor, text_weight: float, 
     return positive.gather(-1, labels.unsqueeze(-1)).squeeze(-1) + mean
 
 
-def cache_bytes(kept: TokenStates) -> float:
-    """Bytes that each kept candidate takes: L (D x 2 + 1) in bfloat16 and L (D x 4 + 1) in float32, L the longest."""
-    return sum(part.nbytes for part in kept) / len(kept.mask)
+def after(hidden: Tensor, texts: Tokens) -> Tensor:
+    """Return the state after the whole of each text: states [M, R, T + 1, D] of texts [P, R, T] -> [M, R, D]."""
+    last = texts.mask.sum(-1).expand(len(hidden), -1)  # [M, R]
+    return hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)
 
 
 class Ed2lmRanker(Ranker):
+    """Score by how an encoder-decoder reads one text after it encoded the other."""
+
     Options = Ed2lmOptions
-    defaults = {"negatives": 3, "learningrate": 1e-3}
     Encoder = EncoderDecoder
+    defaults = {"negatives": 3, "learningrate": 1e-3}
     one_encoder = True
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         self.encodes_candidates = self.can_cache(options)
         self.reduce = self.odds if options.ed2lm_score == "true" else self.text
-        self.released: str | None = None
+        self.encoder_file: str | None = None  # where the encoder's layers are, if they are not in memory
 
     @classmethod
     def can_cache(cls, options):
         return options.ed2lm_encode == "candidate"
 
+    def encode(self, candidates: Tokens) -> TokenStates | Tokens:
+        return self.states(candidates) if self.encodes_candidates else candidates
+
+    def score_encoded(self, contexts: Tokens, encoded: TokenStates | Tokens) -> Tensor:
+        return self.read(contexts, encoded, self.reduce).squeeze(-1)
+
+    def training_loss(self, contexts, encoded, index, labels):
+        options = self.options
+        reading = Reading(*self.read(contexts, choose(encoded, index), self.reading).unbind(-1))
+        scores = reading.odds if options.ed2lm_score == "true" else reading.text  # [B, C]
+        present = torch.ones_like(scores, dtype=torch.bool) if index is None else index >= 0
+        scores = scores.masked_fill(~present, -torch.inf)
+        paper = loss(reading, labels, present, options.ed2lm_text_weight, options.ed2lm_true_weight)
+        rank = cross_entropy(scores, labels, reduction="none")
+        return ScoresAndLoss(scores, paper + options.ed2lm_rank_weight * rank)
+
     def states(self, text: Tokens) -> TokenStates:
-        """Bare texts [N, L] -> the encoder's states; where nothing is learnt, in the type the decoder reads them in."""
+        """Encode bare texts [N, L] -> states [N, L, D]. Outside of training they have the precision of the decoder."""
         self.restore_encoder()
         framed = self.frame.wrap(text)
         vectors = reduced_states(self.context_encoder, framed, lambda hidden, _: hidden)
         return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(self.context_encoder.dtype), framed.mask)
 
-    def encode(self, candidates: Tokens) -> TokenStates | Tokens:
-        return self.states(candidates) if self.encodes_candidates else candidates
+    def read(
+        self, contexts: Tokens, encoded: TokenStates | Tokens, reduce: Callable[[Tensor, Tokens], Tensor]
+    ) -> Tensor:
+        """Run the decoder on every pair.
 
-    def score_encoded(self, contexts: Tokens, kept: TokenStates | Tokens) -> Tensor:
-        return self.read(contexts, kept, self.reduce).squeeze(-1)
+        Args:
+            contexts: bare contexts [B, L].
+            encoded: encoded candidates [G, C, ...].
+            reduce: one of the functions below, which turn the decoder's states into K numbers.
 
-    def training_loss(self, contexts, kept, index, labels):
-        options = self.options
-        reading = Reading(*self.read(contexts, choose(kept, index), self.reading).unbind(-1))
-        scores = reading.odds if options.ed2lm_score == "true" else reading.text  # [B, C]
-        present = torch.ones_like(scores, dtype=torch.bool) if index is None else index >= 0
-        scores = scores.masked_fill(~present, -torch.inf)
-        paper = loss(reading, labels, present, options.ed2lm_text_weight, options.ed2lm_true_weight)
-        return ScoresAndLoss(
-            scores, paper + options.ed2lm_rank_weight * cross_entropy(scores, labels, reduction="none")
-        )
-
-    def read(self, contexts: Tokens, kept: TokenStates | Tokens, reduce: Callable[[Tensor, Tokens], Tensor]) -> Tensor:
-        """Contexts [B, L] and kept candidates [G, C, ...] -> what `reduce` keeps of each pair, [B, C, K]."""
+        Returns:
+            [B, C, K]
+        """
         run = self.context_encoder.read
         if not self.encodes_candidates:
-            return run(kept, self.states(contexts), reduce)
-        if len(kept.mask) == 1:
-            pool = TokenStates(*(part.squeeze(0) for part in kept))
+            return run(encoded, self.states(contexts), reduce)
+        if len(encoded.mask) == 1:
+            pool = TokenStates(*(part.squeeze(0) for part in encoded))
             return run(Tokens(*(part.unsqueeze(0) for part in contexts)), pool, reduce).transpose(0, 1)
-        shape = kept.mask.shape[:2]
+        shape = encoded.mask.shape[:2]
         texts = Tokens(*(part.repeat_interleave(shape[1], 0).unsqueeze(1) for part in contexts))  # [B * C, 1, L]
-        own = TokenStates(*(part.flatten(0, 1) for part in kept))
+        own = TokenStates(*(part.flatten(0, 1) for part in encoded))
         return run(texts, own, reduce).unflatten(0, shape).squeeze(2)
 
-    # --- what is kept of the decoder's states [M, R, T + 1, D] of texts [P, R, T] ------------------------------------
+    # --- from the decoder's states [M, R, T + 1, D] of texts [P, R, T] to numbers -------------------------------------
 
     def odds(self, hidden: Tensor, texts: Tokens) -> Tensor:
-        """Log-odds of true against false: [M, R, 1]."""
+        """Return the log-odds of true against false, [M, R, 1]."""
         true, false = self.context_encoder.output[self.answers].float()
         return (after(hidden, texts).float() * (true - false)).sum(-1, keepdim=True)
 
     def text(self, hidden: Tensor, texts: Tokens) -> Tensor:
-        """Mean of log p over the text: [M, R, 1]."""
+        """Return the mean of log p over the text, [M, R, 1]."""
         return self.text_and_complement(hidden, texts)[..., :1]
 
     def text_and_complement(self, hidden: Tensor, texts: Tokens) -> Tensor:
-        """Means of log p and of log(1 - p) over the text: [M, R, 2]."""
+        """Return the means of log p and of log(1 - p) over the text, [M, R, 2]."""
         real, ids = (part.expand(len(hidden), -1, -1) for part in (texts.mask, texts.ids))  # [M, R, T]
-        found = self.context_encoder.log_p(hidden[:, :, :-1][real], ids[real].unsqueeze(-1))  # [N, 1]
+        real_log_p = self.context_encoder.log_p(hidden[:, :, :-1][real], ids[real].unsqueeze(-1))  # [N, 1]
         log_p = hidden.new_zeros(*real.shape, 2, dtype=torch.float32)  # [M, R, T, 2]
-        return maths.mean(log_p.index_put((real,), torch.cat([found, complement(found)], -1)), real)
+        return maths.mean(log_p.index_put((real,), torch.cat([real_log_p, complement(real_log_p)], -1)), real)
 
     def reading(self, hidden: Tensor, texts: Tokens) -> Tensor:
-        """All that the loss asks for, in the order of `Reading`: [M, R, 5]."""
+        """Return everything that the loss needs, in the order of `Reading`, [M, R, 5]."""
         odds, last = self.odds(hidden, texts), after(hidden, texts)
         answers = self.context_encoder.log_p(last.flatten(0, 1), self.answers.expand(last.shape[:2].numel(), -1))
         if self.options.ed2lm_text_weight or self.options.ed2lm_score == "text":
             text = self.text_and_complement(hidden, texts)
         else:
-            text = odds.new_zeros(*odds.shape[:2], 2)  # counts for nothing: the whole vocabulary would for each token
+            text = odds.new_zeros(*odds.shape[:2], 2)  # has no weight, and would need the vocabulary for each token
         return torch.cat([odds, answers.unflatten(0, last.shape[:2]), text], -1)
 
     @property
     def answers(self) -> Tensor:
-        """The ids of true and false, [2]."""
+        """Return the ids of true and false, [2]."""
         return torch.tensor(self.context_encoder.model.config.answers, device=self.device)
 
-    # --- without the encoder ------------------------------------------------------------------------------------------
+    # --- the encoder out of memory ------------------------------------------------------------------------------------
 
-    def release_encoder(self, model_file: str) -> None:
-        """Free the encoder's layers: kept candidates need none. What does need them reads them from the file again."""
-        self.context_encoder.model.encoder.to("meta")
-        self.released = model_file
+    def release(self, model_file):
+        """Free the memory of the encoder's layers. Encoded candidates are scored by the decoder alone.
+
+        `states` and `tensors` need the layers: they read them from `model_file` again.
+        """
+        if self.encodes_candidates:
+            self.context_encoder.model.encoder.to("meta")
+            self.encoder_file = model_file
 
     def restore_encoder(self) -> None:
-        if self.released:
-            encoder = self.context_encoder.model.encoder.to_empty(device=self.device)
-            prefix = "context_encoder.model.encoder."
-            saved = checkpoint.read(self.released).weights
-            encoder.load_state_dict({n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)})
-            self.released = None
+        """Read the encoder's layers again if they were released."""
+        if self.encoder_file is None:
+            return
+        encoder = self.context_encoder.model.encoder.to_empty(device=self.device)
+        saved, prefix = checkpoint.read(self.encoder_file).weights, "context_encoder.model.encoder."
+        encoder.load_state_dict({n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)})
+        self.encoder_file = None
 
     def tensors(self):
+        """Return every weight once, by name. An encoder that was released is read again first."""
         self.restore_encoder()
         return super().tensors()
-
-
-def after(hidden: Tensor, texts: Tokens) -> Tensor:
-    """The state after the whole text: [M, R, T + 1, D] -> [M, R, D]."""
-    last = texts.mask.sum(-1).expand(len(hidden), -1)  # [M, R]
-    return hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)

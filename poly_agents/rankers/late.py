@@ -3,16 +3,16 @@
     E_x = normalize(W T1(x)),  E_y = normalize(W T2(y))      a vector for every token
     s   = sum_i max_j E_x_i . E_y_j                          each context token meets its best candidate token
 
-The context stands in the query's place. W is one linear map without bias for both sides. The paper's query filled up
-with [MASK] and its filter of punctuation are left out: a dialogue's context is long, and a response short. Hence the
-mean over the context's tokens, times `--late-scale`, where the paper has the sum: a context's ranking is the same, and
-the loss no sharper for a longer context.
+The context x takes the place of the paper's query. W is one linear map without bias for both sides. The paper pads a
+query with [MASK] tokens and leaves out punctuation; here neither is done, because a dialogue's context is long and a
+response short. The score is the mean over the context's tokens times `--late-scale` instead of the sum: the ranking of
+a context's candidates is the same, and the loss is no sharper for a longer context.
 
-From a ColBERT checkpoint (the authors' own format, PyLate's, or that of sentence-transformers) come W, the sum, and the
-paper's marks of query and document, as `--context-prompt` and `--candidate-prompt`. Scores are then those of the
-checkpoint without its [MASK] tokens and with punctuation.
+A ColBERT checkpoint (in its authors' form, PyLate's or that of sentence-transformers) brings W, the sum, and the marks
+of query and document as `--context-prompt` and `--candidate-prompt`. The scores are those of the checkpoint without its
+[MASK] tokens and with punctuation.
 
-While nothing is learnt the vectors are kept in the encoder's own precision: they are many.
+Outside of training the vectors of candidates are held in the encoder's precision, because there are many.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from poly_agents.encoders.backbone import reduced_states
+from poly_agents.encoders.backbone import Backbone, reduced_states
 from poly_agents.encoders.states import TokenStates
 from poly_agents.options import at_least, option
 from poly_agents.pretrained import sentence_transformers
@@ -32,9 +32,13 @@ from poly_agents.text.tokens import Tokens
 
 @dataclass(frozen=True)
 class LateOptions(PromptOptions):
-    late_width: int = option(None, "width of a token's vector", fallback=128)
+    """Options of late interaction."""
+
+    late_width: int = option(None, "dimensions of a token's vector", fallback=128)
     late_scale: float = option(
-        None, "what the mean over the context's tokens is multiplied by; 0: the paper's sum", fallback=20.0
+        None,
+        "factor of the score, which is the mean over the context's tokens; 0: the score is their sum, as in the paper",
+        fallback=20.0,
     )
 
     def __post_init__(self):
@@ -44,34 +48,18 @@ class LateOptions(PromptOptions):
 
 
 class LateRanker(Ranker):
+    """Score by the best product of each context token with a candidate token."""
+
     Options = LateOptions
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         self.project = nn.Linear(self.context_encoder.width, self.options.late_width, bias=False)
-        nn.init.orthogonal_(self.project.weight)  # keeps angles, as far as the width goes
+        nn.init.orthogonal_(self.project.weight)  # keeps angles, as far as the width allows
 
     @classmethod
     def read_pretrained(cls, options, source, tokenizer):
         return sentence_transformers.token_vectors(options, source, tokenizer)
-
-    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token states to a vector each: [N, L, D] -> [N, L, D']."""
-        return normalize(self.project(hidden), dim=-1)
-
-    views = vector
-
-    def real_views(self, mask: Tensor) -> Tensor:
-        """The tokens that are: [B, L]."""
-        return mask
-
-    def from_views(self, views: Tensor, mask: Tensor) -> TokenStates:
-        return TokenStates(views, mask)
-
-    def vectors(self, encoder, framed: Tokens) -> TokenStates:
-        """A vector for every token of every framed text: [N, L] -> [N, L, D]."""
-        vectors = reduced_states(encoder, framed, self.vector)
-        return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype), framed.mask)
 
     def encode(self, candidates: Tokens) -> TokenStates:
         return self.vectors(self.candidate_encoder, self.frame.wrap_candidate(candidates))
@@ -79,8 +67,28 @@ class LateRanker(Ranker):
     def encode_contexts(self, contexts: Tokens) -> TokenStates:
         return self.vectors(self.context_encoder, self.frame.wrap_context(contexts))
 
-    def score_encoded(self, contexts: TokenStates, kept: TokenStates) -> Tensor:
-        scores = maths.maxsim(*contexts, *kept)  # [B, C]
+    def score_encoded(self, contexts: TokenStates, encoded: TokenStates) -> Tensor:
+        scores = maths.maxsim(*contexts, *encoded)  # [B, C]
         if not self.options.late_scale:
             return scores
         return scores * (self.options.late_scale / contexts.mask.sum(-1, keepdim=True))
+
+    # --- states -> vectors --------------------------------------------------------------------------------------------
+
+    def vectors(self, encoder: Backbone, framed: Tokens) -> TokenStates:
+        """Make a vector for every token of framed texts, [N, L] -> [N, L, D']."""
+        vectors = reduced_states(encoder, framed, self.vector)
+        return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype), framed.mask)
+
+    def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Project token states [N, L, D] to unit vectors [N, L, D']."""
+        return normalize(self.project(hidden), dim=-1)
+
+    views = vector
+
+    def real_views(self, mask: Tensor) -> Tensor:
+        """Mark the views that are real: one for each real token, [B, L]."""
+        return mask
+
+    def from_views(self, views: Tensor, mask: Tensor) -> TokenStates:
+        return TokenStates(views, mask)

@@ -4,8 +4,8 @@
     y_ctxt = sum_i softmax_i(y_cand . y^i) y^i     the candidate picks among them
     s      = y_ctxt . y_cand
 
-The views are made by learnt codes c, or are the first m states, the last m, or the last m and the first one
-(`--poly-views`). As in the paper no softmax is scaled and nothing is projected; as in ParlAI either attention can
+The views are made by learnt codes c, or are the first m states, the last m, or the last m and the first
+(`--poly-views`). As in the paper no softmax is scaled and nothing is projected. As in ParlAI either attention can
 divide its products by sqrt(d), or have projections and several heads (`--codes-attention-type`,
 `--poly-attention-type`).
 """
@@ -30,13 +30,28 @@ VIEWS = ("codes", "first", "last", "last-first")
 
 @dataclass(frozen=True)
 class PolyOptions(ReductionOptions, PromptOptions):
-    poly_codes: int = option(64, "m, the number of context views")
+    """Options of the poly-encoder."""
+
+    poly_codes: int = option(64, "how many vectors represent a context (m in the paper)")
     poly_views: str = option(
-        "codes", "learnt codes, or the first m states, the last m, the last m and the first", VIEWS
+        "codes",
+        "what the vectors of a context are: outputs of an attention with learnt codes, or the states of its first "
+        "tokens, of its last tokens, or of its last tokens and the first",
+        VIEWS,
     )
-    codes_attention_type: str = option("basic", "how codes read the states; sqrt: over sqrt(d)", ATTENTIONS)
+    codes_attention_type: str = option(
+        "basic",
+        "how the codes attend over the context's states: by the inner product (basic), the inner product over sqrt(d) "
+        "(sqrt), or with projections and several heads (multihead)",
+        ATTENTIONS,
+    )
     codes_attention_num_heads: int = option(4, "heads of --codes-attention-type multihead")
-    poly_attention_type: str = option("basic", "how a candidate reads the views; sqrt: over sqrt(d)", ATTENTIONS)
+    poly_attention_type: str = option(
+        "basic",
+        "how a candidate attends over the context's vectors: by the inner product (basic), the inner product over "
+        "sqrt(d) (sqrt), or with projections and several heads (multihead)",
+        ATTENTIONS,
+    )
     poly_attention_num_heads: int = option(4, "heads of --poly-attention-type multihead")
 
     def __post_init__(self):
@@ -46,6 +61,8 @@ class PolyOptions(ReductionOptions, PromptOptions):
 
 
 class PolyRanker(Ranker):
+    """Score by an attention of the candidate over several views of the context."""
+
     Options = PolyOptions
 
     def __init__(self, options, frame, build):
@@ -72,39 +89,48 @@ class PolyRanker(Ranker):
             return TokenStates(views, torch.ones_like(views[..., 0], dtype=torch.bool) if mask is None else mask)
         return Views(views, mask, self.scales[self.options.poly_attention_type])
 
-    def score_encoded(self, contexts: Views | TokenStates, kept: Tensor) -> Tensor:
+    def score_encoded(self, contexts: Views | TokenStates, encoded: Tensor) -> Tensor:
         if isinstance(contexts, TokenStates):
-            return self.attention.score(contexts, kept)  # [B, C]
-        return maths.poly(contexts.vectors, kept, contexts.mask, contexts.scale)  # [B, C]
+            return self.attention.score(contexts, encoded)  # [B, C]
+        return maths.poly(contexts.vectors, encoded, contexts.mask, contexts.scale)  # [B, C]
+
+    # --- states -> vectors --------------------------------------------------------------------------------------------
 
     def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token states of candidates to what is kept of each: [N, L, D] -> [N, D]."""
+        """Make the vectors of candidates [N, D] from their token states [N, L, D] and mask [N, L]."""
         return self.options.reduce(hidden, mask)
 
     def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """m views of the states [N, L, D] of each row: [N, K, D]. A short row's missing ones are repeats."""
+        """Make m views of each context from its token states [B, L, D] and mask [B, L].
+
+        Returns:
+            [B, K, D], where K is m or, with `last-first`, m + 1. Views that `real_views` does not mark have no meaning.
+        """
         if self.options.poly_views == "codes":
             kind = self.options.codes_attention_type
             if kind == "multihead":
                 return self.code_attention(self.codes, hidden, mask)
             return maths.attend(self.codes * self.scales[kind], hidden, mask)
-        index = self.positions(mask).clamp(min=0, max=hidden.shape[1] - 1)  # [N, K]
+        index = self.positions(mask).clamp(min=0, max=hidden.shape[1] - 1)  # [B, K]
         return hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
     def real_views(self, mask: Tensor) -> Tensor | None:
-        """Which views are real ones: [N, K], or None where all are."""
+        """Mark the views that are real, for contexts with this token mask [B, L]: [B, K] bool. None: all are."""
         if self.options.poly_views == "codes":
             return None
         positions = self.positions(mask)
         return (positions >= 0) & (positions < mask.sum(-1, keepdim=True))
 
     def positions(self, mask: Tensor) -> Tensor:
-        """The state that each view is, [N, K]; outside of the text where there is none."""
+        """Return which token's state each view is, for a token mask [B, L]: [B, K].
+
+        A context with fewer than m tokens has no state for some views. Their positions are outside of it.
+        """
         m = torch.arange(self.options.poly_codes, device=mask.device)
-        lengths = mask.sum(-1, keepdim=True)  # [N, 1]
+        lengths = mask.sum(-1, keepdim=True)  # [B, 1]
         if self.options.poly_views == "first":
             return m.expand(len(mask), -1)
-        last = lengths - 1 - m  # [N, K]
+        last = lengths - 1 - m  # [B, m]
         if self.options.poly_views == "last":
             return last
         # The first state, unless it is among the last m already.

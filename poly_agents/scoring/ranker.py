@@ -19,6 +19,7 @@ from tqdm import tqdm
 from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.precision import PRECISIONS
 from poly_agents.encoders.states import chain, choose
+from poly_agents.files.checkpoint import Weights
 from poly_agents.options import Options, option
 from poly_agents.text.frame import Frame
 from poly_agents.text.tokenizer import Tokenizer
@@ -33,13 +34,18 @@ class RankerOptions(Options):
 
     backbone: str = option("minilm", "HuggingFace encoder by name or folder, or a model file; minilm is embedded")
     share_encoders: bool = option(True, "one encoder for contexts and candidates; false: one each, as in the papers")
-    freeze_embeddings: bool = option(True, "leave the word embeddings as pretrained (Humeau et al. 2020, Table 3)")
-    dropout: float = option(0.0, "dropout while training; any at all costs a seventh of the speed on CPU")
-    precision: str = option("auto", "auto: bfloat16 where the machine multiplies it natively, else float32", PRECISIONS)
+    freeze_embeddings: bool = option(True, "do not train the word embeddings (Humeau et al. 2020, Table 3)")
+    dropout: float = option(0.0, "dropout rate in training; any above 0 costs a seventh of the speed on CPU")
+    precision: str = option(
+        "auto",
+        "number format of the encoder's matrix products; auto: bfloat16 if the processor multiplies it natively, else "
+        "float32",
+        PRECISIONS,
+    )
 
     @property
     def source(self) -> str:
-        """Name what the encoder and the tokenizer are loaded from."""
+        """Return what the encoder and the tokenizer are loaded from."""
         return self.backbone
 
     @property
@@ -57,9 +63,9 @@ class PromptOptions(RankerOptions):
 
 
 class PretrainedParts(NamedTuple):
-    """What a checkpoint has for a ranker besides the encoder."""
+    """What a pretrained checkpoint has for a ranker besides the encoder."""
 
-    options: dict[str, Any]  # values for options that were left open
+    options: dict[str, Any]  # values for open options
     weights: dict[str, Tensor]  # by their names in the ranker
 
 
@@ -71,6 +77,7 @@ class Views(NamedTuple):
     scale: float = 1.0  # multiplies the products under the softmax
 
     def cpu(self) -> "Views":
+        """Move the tensors to the CPU."""
         return Views(self.vectors.cpu(), None if self.mask is None else self.mask.cpu(), self.scale)
 
 
@@ -121,7 +128,16 @@ class Ranker(nn.Module, ABC):
 
     @classmethod
     def read_pretrained(cls, options: RankerOptions, source: str, tokenizer: Tokenizer) -> PretrainedParts:
-        """Read what a checkpoint (a folder or HuggingFace name) says of this system and has for it."""
+        """Read what a checkpoint has for this system besides the encoder.
+
+        Args:
+            options: options that are given win over the checkpoint.
+            source: a folder, HuggingFace name or model file.
+            tokenizer: of the checkpoint.
+
+        Raises:
+            ValueError: the checkpoint does something that this system cannot do.
+        """
         return PretrainedParts({}, {})
 
     @classmethod
@@ -130,7 +146,7 @@ class Ranker(nn.Module, ABC):
         return encoder
 
     def positions_needed(self, context: int, candidate: int) -> int:
-        """Return how many positions the encoder needs for texts of so many bare tokens."""
+        """Return how many positions the encoder needs for a context and a candidate of so many bare tokens."""
         frame = self.frame
         return frame.single_length + max(len(frame.context_prompt) + context, len(frame.candidate_prompt) + candidate)
 
@@ -143,7 +159,7 @@ class Ranker(nn.Module, ABC):
         return contexts
 
     def from_views(self, views: Tensor, mask: Tensor | None) -> Any:
-        """Make encoded contexts of a system that first makes vectors [B, K, D] of each, with a mask [B, K]."""
+        """Make encoded contexts from vectors [B, K, D] and their mask [B, K], for a system that makes such vectors."""
         return Views(views, mask)
 
     @abstractmethod
@@ -163,7 +179,11 @@ class Ranker(nn.Module, ABC):
         return ScoresAndLoss(scores, cross_entropy(scores, labels, reduction="none"))
 
     def release(self, model_file: str) -> None:
-        """Free what is not needed once all candidates are encoded. `model_file` is where it can be read again."""
+        """Free the memory of weights that are not needed once all candidates are encoded.
+
+        Args:
+            model_file: where the weights are read again if they are needed after all.
+        """
 
     # --- what every system has --------------------------------------------------------------------------------------
 
@@ -216,6 +236,7 @@ class Ranker(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the weights."""
         return next(self.parameters()).device
 
     def tensors(self) -> dict[str, Tensor]:
@@ -225,8 +246,12 @@ class Ranker(nn.Module, ABC):
             first.setdefault(id(tensor), (name, tensor.detach()))
         return dict(first.values())
 
-    def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Load weights that `tensors()` gave. Entries are popped, to save memory.
+    def load_tensors(self, tensors: Weights, source: str) -> None:
+        """Load weights that `tensors()` returned.
+
+        Args:
+            tensors: entries are popped, to save memory.
+            source: where they are from, for the error message.
 
         Raises:
             ValueError: names or shapes differ. The message names `source`.
@@ -249,11 +274,11 @@ class Ranker(nn.Module, ABC):
                 self.get_parameter(name).copy_(tensor)
 
     def lower_precision(self) -> None:
-        """Hold the encoders' weights in the type they compute in, for inference alone: no run has to convert them."""
+        """Hold the encoders' weights in the type they compute in, so that no run converts them. For inference alone."""
         for encoder in {self.context_encoder, self.candidate_encoder}:
             encoder.model.to(encoder.dtype)
 
 
 def slices(rows: Sequence) -> Iterator[Sequence]:
-    """Cut a long list into parts that are encoded at a time."""
+    """Cut a list into parts of at most `ENCODE_ROWS` rows."""
     return (rows[start : start + ENCODE_ROWS] for start in range(0, len(rows), ENCODE_ROWS))
