@@ -41,5 +41,5 @@ zoo: install  ## train the models of zoo/ that are this project's own, prepare t
 docs: install  ## build the documentation in build/site; a dead link or an unknown name fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-docs-serve: install  ## show the documentation at http://127.0.0.1:8000 and follow changes of its pages
+docs-serve: install  ## show the documentation at http://127.0.0.1:8000 and follow every change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --no-strict
