@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("POLY_AGENTS_TIMEOUT", "120")  # distributed runs; the time limit of a test is longer
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that share tiny products wait for each other most of the time
 
 import json
 import random
