@@ -1,60 +1,62 @@
-"""Every layer of a cross-encoder, and of a bi-encoder, as an embedding: what `parlai poly_layers` shows.
+"""Rank with every layer of a cross-encoder and of a bi-encoder. `parlai poly_layers` is the command.
 
-Ananthakrishnan et al. 2025 (https://arxiv.org/abs/2502.03552): early layers of the one embed better than the same
-layers of the other. A cross-encoder reads each text paired with itself, a bi-encoder reads it alone; a text's vector is
-the mean of a layer's states over its own tokens, and candidates are ranked by the cosine.
+Ananthakrishnan et al. 2025 (https://arxiv.org/abs/2502.03552): early layers of a cross-encoder embed better than the
+same layers of a bi-encoder. A cross-encoder reads each text paired with itself, a bi-encoder reads it alone. The vector
+of a text is the mean of a layer's states over the text's own tokens, and candidates are ranked by the cosine.
 """
 
 import json
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from poly_agents.agents.teachers import Turn, turns
 from poly_agents.encoders.states import by_length, padded_index
 from poly_agents.files.atomic import replace, write_text
 from poly_agents.models.textranker import TextRanker
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranks import label_ranks
 from poly_agents.text.tokens import Tokens, pad
+from poly_agents.text.turns import Turn
 
-TEXTS = 256  # run, or contexts ranked, at a time
+TEXTS = 256  # texts that are encoded, or contexts that are ranked, at a time
+MEASURES = ("hits@1", "hits@5", "mrr")
+Rows = list[dict[str, float]]  # for each layer its number, 0 for the embeddings, and the measures
 
 
-def run(opt) -> str:
-    """Rank the examples of a task, write the results, and return the table."""
-    split = opt["datatype"].split(":")[0]
-    count = opt["num_examples"] if opt["num_examples"] > 0 else None
-    examples = list(islice((turn for turn in turns(opt, split) if turn.candidates), count))
-    if not examples:
-        raise ValueError(f"the {split} examples of {opt['task']} bring no candidates to rank")
-    results = {"cross": rank(TextRanker.load(opt["cross_model"]), examples)}
-    if opt.get("bi_model"):
-        results["bi"] = rank(TextRanker.load(opt["bi_model"]), examples)
-    out = Path(opt.get("out") or f"{opt['cross_model']}.layers")
+def run(models: Mapping[str, TextRanker], turns: Sequence[Turn], out: Path) -> str:
+    """Rank with every layer of some models and write layers.json, layers.md and layers.png.
+
+    Args:
+        models: models by the names that the tables give them; `cross` is one of them.
+        turns: examples with candidates.
+        out: the folder to write to.
+
+    Returns:
+        The table, and which layer of the cross-encoder is best.
+    """
+    results = {name: rank(model, turns) for name, model in models.items()}
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "layers.json", json.dumps({"examples": len(examples), **results}, indent=1) + "\n")
+    write_text(out / "layers.json", json.dumps({"examples": len(turns), **results}, indent=1) + "\n")
     write_text(out / "layers.md", table(results))
-    plot(results, out / "layers.png")
+    drawn = plot(results, out / "layers.png")
+    where = f"{out}/layers.png shows them" if drawn else "pip install 'poly_agents[bench]' for a plot of them"
     best = max(results["cross"], key=lambda row: row["mrr"])["layer"]
-    found = f"{len(examples):,} contexts; {out}/layers.png shows them. Best: --early-layer {max(best, 1)}"
-    return f"{table(results)}\n{found}"
+    return f"{table(results)}\n{len(turns):,} contexts; {where}. Best: --early-layer {max(best, 1)}"
 
 
 @torch.no_grad()
-def rank(model: TextRanker, examples: Sequence[Turn]) -> list[dict[str, float]]:
-    """hits@1, hits@5 and MRR of every layer, 0 being the embeddings."""
-    lists = [list(dict.fromkeys(example.candidates)) for example in examples]
-    texts = list(dict.fromkeys(text for row in lists for text in row))
-    place = {text: number for number, text in enumerate(texts)}
-    contexts = layer_vectors(model, model.context_ids([example.context for example in examples]))  # [B, J, D]
+def rank(model: TextRanker, turns: Sequence[Turn]) -> Rows:
+    """Measure the ranking by every layer of a model. The response must be among the candidates."""
+    pools = [list(dict.fromkeys(turn.candidates)) for turn in turns]
+    texts = list(dict.fromkeys(text for pool in pools for text in pool))
+    number = {text: row for row, text in enumerate(texts)}
+    index = padded_index([[number[text] for text in pool] for pool in pools])  # [B, C]
+    labels = torch.tensor([pool.index(turn.response) for pool, turn in zip(pools, turns, strict=True)])  # [B]
+    contexts = layer_vectors(model, model.context_ids([turn.context for turn in turns]))  # [B, J, D]
     candidates = layer_vectors(model, model.candidate_ids(texts))  # [N, J, D]
-    index = padded_index([[place[text] for text in row] for row in lists])  # [B, C]
-    labels = torch.tensor([row.index(example.response) for row, example in zip(lists, examples, strict=True)])  # [B]
     rows = []
     for layer in range(contexts.shape[1]):
         scores = torch.cat(
@@ -64,13 +66,22 @@ def rank(model: TextRanker, examples: Sequence[Turn]) -> list[dict[str, float]]:
             ]
         )
         ranks = label_ranks(scores.masked_fill(index < 0, -torch.inf), labels).float()
-        shares = {"hits@1": ranks <= 1, "hits@5": ranks <= 5, "mrr": 1 / ranks}
-        rows.append({"layer": layer} | {name: float(share.float().mean()) for name, share in shares.items()})
+        values = ranks <= 1, ranks <= 5, 1 / ranks
+        means = [float(value.float().mean()) for value in values]
+        rows.append({"layer": layer} | dict(zip(MEASURES, means, strict=True)))
     return rows
 
 
 def layer_vectors(model: TextRanker, ids: Sequence[Sequence[int]]) -> Tensor:
-    """One unit vector for each of J layers of N texts, the embeddings first: [N, J, D]."""
+    """Embed texts by every layer of a model.
+
+    Args:
+        model: a cross-encoder, or a ranker that encodes texts alone.
+        ids: bare ids of N texts. Of a text that is too long the end is kept.
+
+    Returns:
+        A unit vector for each of J layers, [N, J, D]. The first is of the embeddings.
+    """
     ranker = model.ranker
     encoder, frame = ranker.context_encoder, ranker.frame
     layers = range(len(encoder.layers) + 1)
@@ -80,35 +91,32 @@ def layer_vectors(model: TextRanker, ids: Sequence[Sequence[int]]) -> Tensor:
         own = frame.text_mask(tokens)
         return torch.stack([maths.mean(hidden, own) for hidden in encoder.hidden(tokens, layers)], 1)
 
-    found = []
+    parts = []
     for start in range(0, len(ids), TEXTS):
         text = pad([row[-longest:] for row in ids[start : start + TEXTS]]).to(ranker.device)
         framed = frame.join(text, text) if ranker.one_encoder else frame.wrap(text)
-        found.append(normalize(by_length(vectors, framed), dim=-1).cpu())
-    return torch.cat(found)
+        parts.append(normalize(by_length(vectors, framed), dim=-1).cpu())
+    return torch.cat(parts)
 
 
-def table(results: dict) -> str:
-    """The results as Markdown, a line for each layer."""
-    names = list(results)
-    head = " | ".join(f"{name} hits@1 | hits@5 | MRR" for name in names)
-    lines = [f"| layer | {head} |", "| ---: |" + " ---: | ---: | ---: |" * len(names)]
+def table(results: Mapping[str, Rows]) -> str:
+    """Format the results as a Markdown table with a line for each layer."""
+    head = " | ".join(f"{name} hits@1 | hits@5 | MRR" for name in results)
+    lines = [f"| layer | {head} |", "| ---: |" + " ---: | ---: | ---: |" * len(results)]
     for layer in range(max(len(rows) for rows in results.values())):
         cells = []
         for rows in results.values():
-            row = rows[layer] if layer < len(rows) else None
-            cells += [f"{row[key]:.3f}" if row else "" for key in ("hits@1", "hits@5", "mrr")]
+            cells += [f"{rows[layer][name]:.3f}" if layer < len(rows) else "" for name in MEASURES]
         lines.append(f"| {layer} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict, path: Path) -> None:
-    """hits@1 by layer."""
+def plot(results: Mapping[str, Rows], path: Path) -> bool:
+    """Draw hits@1 by layer as a PNG file. Returns False if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
-        print("no plot without matplotlib: pip install 'poly_agents[bench]'")
-        return
+        return False
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -118,3 +126,4 @@ def plot(results: dict, path: Path) -> None:
     axes.set(xlabel="layer (0: embeddings)", ylabel="hits@1")
     axes.legend()
     replace(path, lambda beside: figure.savefig(beside, dpi=120, format="png"))
+    return True

@@ -103,7 +103,7 @@ class TextRanker:
         )
 
     def save(self, model_file: str, **extra: Any) -> None:
-        """Write `model_file`, `.dict` and `.opt`, which `load` and ParlAI's `-mf` read. `extra` goes into the header."""
+        """Write `model_file`, `.dict` and `.opt` for `load` and ParlAI's `-mf`. `extra` is put into the header."""
         header = self.header() | extra
         self.tokenizer.save(f"{model_file}.dict")
         opt = {"model": f"poly_agents/{header['agent']}"} | checkpoint.settings(header)

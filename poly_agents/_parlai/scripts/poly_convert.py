@@ -1,26 +1,30 @@
-"""`parlai poly_convert -mf PARLAI_FILE --out MODEL`: a bi-, poly- or cross-encoder of ParlAI's own in our format."""
+"""`parlai poly_convert -mf PARLAI_FILE --out MODEL`: write a ranker of ParlAI's own in our format."""
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
 DESCRIPTION = """Write a model of ParlAI's own transformer/biencoder, polyencoder or crossencoder as one of poly_agents.
 
-Such models load as they are; what is written loads faster, cannot run code, and needs no ParlAI: MODEL, MODEL.dict and
-MODEL.opt are all of it.
+Such models also load as they are. The model that is written loads faster, cannot run code, and needs no ParlAI. It is
+three files: MODEL, MODEL.dict and MODEL.opt.
 """
 
 
 @register_script("poly_convert")
 class PolyConvert(ParlaiScript):
+    """Writes a model of ParlAI's own in our format."""
+
     @classmethod
     def setup_args(cls):
+        """Declare the flags of the command."""
         parser = ParlaiParser(True, False, DESCRIPTION)
         group = parser.add_argument_group("poly_convert")
-        group.add_argument("-mf", "--model-file", required=True, help="the model ParlAI has saved, or zoo:...")
-        group.add_argument("--out", required=True, help="the model file to write")
+        group.add_argument("-mf", "--model-file", required=True, help="model that ParlAI saved, or zoo:...")
+        group.add_argument("--out", required=True, help="model file to write")
         return parser
 
     def run(self):
+        """Write the model and print its size."""
         import os
 
         from poly_agents.models.textranker import TextRanker

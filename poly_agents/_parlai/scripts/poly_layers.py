@@ -1,4 +1,4 @@
-"""`parlai poly_layers --cross-model MODEL -t TASK`: how well every layer of a cross-encoder embeds."""
+"""`parlai poly_layers --cross-model MODEL -t TASK`: rank with every layer of a cross-encoder."""
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
@@ -6,18 +6,37 @@ from parlai.core.script import ParlaiScript, register_script
 
 @register_script("poly_layers")
 class PolyLayers(ParlaiScript):
+    """Measures how well each layer of a cross-encoder embeds."""
+
     @classmethod
     def setup_args(cls):
-        parser = ParlaiParser(True, False, "Rank with every layer of a cross-encoder, to choose --early-layer by.")
+        """Declare the flags of the command."""
+        parser = ParlaiParser(True, False, "Rank with every layer of a cross-encoder, to help choose --early-layer.")
         group = parser.add_argument_group("poly_layers")
-        group.add_argument("--cross-model", required=True, help="a trained -m poly_agents/cross")
-        group.add_argument("--bi-model", help="a trained -m poly_agents/bi, to put its layers beside")
-        group.add_argument("-ne", "--num-examples", type=int, default=1000, help="of -dt, first to last; -1: all")
-        group.add_argument("--out", help="folder for layers.json, layers.md, layers.png; default: beside the model")
+        group.add_argument("--cross-model", required=True, help="trained model of -m poly_agents/cross")
+        group.add_argument("--bi-model", help="trained model of -m poly_agents/bi, whose layers are compared")
+        group.add_argument(
+            "-ne", "--num-examples", type=int, default=1000, help="how many examples of -dt, the first ones; -1: all"
+        )
+        group.add_argument("--out", help="folder for layers.json, layers.md and layers.png; default: beside the model")
         parser.set_defaults(datatype="valid")
         return parser
 
     def run(self):
+        """Rank, write the files, and print the table."""
+        from itertools import islice
+        from pathlib import Path
+
+        from poly_agents import load
+        from poly_agents.agents import teachers
         from poly_agents.models import layer_sweep
 
-        print(layer_sweep.run(self.opt))
+        opt, split = self.opt, self.opt["datatype"].split(":")[0]
+        count = opt["num_examples"] if opt["num_examples"] > 0 else None
+        turns = list(islice((turn for turn in teachers.turns(opt, split) if turn.candidates), count))
+        if not turns:
+            raise ValueError(f"the {split} examples of {opt['task']} bring no candidates to rank; give another --task")
+        models = {"cross": load(opt["cross_model"])}
+        if opt.get("bi_model"):
+            models["bi"] = load(opt["bi_model"])
+        print(layer_sweep.run(models, turns, Path(opt.get("out") or f"{opt['cross_model']}.layers")))

@@ -1,0 +1,1 @@
+"""From files to rankers: `opening` reads them, `building` makes the modules, `textranker` is what a program calls."""

@@ -1,0 +1,103 @@
+"""Build rankers: from a model file, from pretrained weights, or blank, to be filled by what is loaded next."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from poly_agents.encoders.backbone import Backbone, without_values
+from poly_agents.encoders.precision import choose_dtype
+from poly_agents.models import opening
+from poly_agents.models.opening import Opened
+from poly_agents.pretrained import parlai_transformer
+from poly_agents.rankers import ranker_class
+from poly_agents.scoring.ranker import Ranker, RankerOptions
+from poly_agents.text.tokenizer import Tokenizer
+
+parlai_transformer.register()  # `Backbone.blank` finds an architecture by the name in its configuration
+
+
+def default_device() -> str:
+    """Return `cuda` where there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build(opened: Opened, precision: str = "auto") -> Ranker:
+    """Build the ranker of a model file, for inference, on the default device.
+
+    Raises:
+        ValueError: weights and header do not fit each other.
+    """
+    header = opened.header | {"options": opened.header["options"] | {"precision": precision}}
+    device = default_device()
+    ranker = blank(header, opened.tokenizer, device)
+    ranker.load_tensors(opened.weights, "the model file")
+    return ranker.to(device).eval()
+
+
+def blank(header: dict[str, Any], tokenizer: Tokenizer, device: str, for_training: bool = False) -> Ranker:
+    """Build a ranker whose weights have memory but no values: every one of them is loaded next.
+
+    Args:
+        header: what a model file says of itself: agent, options, backbone, label_truncate.
+        device: where it will run, which decides what precision `auto` is. The weights stay on the CPU.
+        for_training: hold the weights in float32. Otherwise they are never held in two precisions.
+    """
+    kind = ranker_class(header["agent"])
+    options = kind.Options.of(header["options"])
+    dtype = choose_dtype(options.precision, device)
+    encoder = partial(kind.Encoder.blank, header["backbone"], dtype, torch.float32 if for_training else dtype)
+    with without_values():
+        ranker = kind(options, tokenizer.frame_for(options, header["label_truncate"]), encoder)
+    if not for_training:
+        ranker.lower_precision()
+    return ranker
+
+
+def start(
+    agent: str, options: RankerOptions, source: str, tokenizer: Tokenizer, device: str, label_truncate: int = 0
+) -> Ranker:
+    """Build a ranker over pretrained weights. What they do not have starts new, from torch's random numbers.
+
+    Args:
+        agent: the name of the ranker, as in `-m poly_agents/NAME`.
+        options: those left open (None) are read from the pretrained weights.
+        source: a HuggingFace name or folder, or a model file.
+        device: where it will run. The weights stay on the CPU.
+    """
+    kind = ranker_class(agent)
+    pretrained = kind.read_pretrained(options, source, tokenizer)
+    options = options.fill_open(pretrained.options)
+    dtype = choose_dtype(options.precision, device)
+
+    def encoder() -> Backbone:
+        return kind.adapt_encoder(options, pretrained_encoder(kind.Encoder, source, dtype))
+
+    ranker = kind(options, tokenizer.frame_for(options, label_truncate), encoder)
+    ranker.load_some(pretrained.weights)
+    return ranker
+
+
+def pretrained_encoder(kind: type[Backbone], source: str, dtype: torch.dtype) -> Backbone:
+    """Load an encoder by HuggingFace name or folder, or out of a model file. Weights that are missing are an error."""
+    return trained_encoder(kind, source, dtype) if Path(source).is_file() else kind.downloaded(source, dtype)
+
+
+def trained_encoder(kind: type[Backbone], model_file: str, dtype: torch.dtype) -> Backbone:
+    """Load the context encoder of a trained model.
+
+    Raises:
+        ValueError: its weights are not those of such an encoder.
+    """
+    saved = opening.read_weights(model_file)
+    with without_values():
+        encoder = kind.blank(saved.header["backbone"], dtype)
+    prefix = "context_encoder.model."
+    own = {f"{prefix}{name}": tensor for name, tensor in encoder.model.state_dict().items()}
+    wrong = sorted(own.keys() ^ {name for name in saved.weights if name.startswith(prefix)})
+    if wrong:
+        raise ValueError(f"the encoder in {model_file} does not fit here, first {wrong[0].removeprefix(prefix)!r}")
+    for name, tensor in own.items():
+        tensor.copy_(saved.weights.pop(name))
+    return encoder

@@ -1,0 +1,76 @@
+"""Open a model file, whoever wrote it: this project, or one of ParlAI's own rankers.
+
+    open_model(path) -> Opened(header, weights, tokenizer, optimizer)
+
+The format is read off the first bytes of the file and off the `.opt` beside it. Nothing is executed.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from poly_agents.files import checkpoint
+from poly_agents.files.checkpoint import Checkpoint, Weights
+from poly_agents.pretrained import parlai_tokenizer, parlai_weights
+from poly_agents.text.tokenizer import Tokenizer, read_saved
+
+ZIP, OLD_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # first bytes since torch 1.6, and before it
+
+
+class Opened(NamedTuple):
+    """Everything a model file and the `.dict` beside it hold."""
+
+    header: dict[str, Any]  # agent, options, backbone, text_truncate, label_truncate
+    weights: Weights
+    tokenizer: Tokenizer
+    optimizer: dict[str, Any] | None = None  # as `optimizer.state_dict()` gives it; None outside of checkpoints
+
+
+def open_model(path: str) -> Opened:
+    """Open a model file and its tokenizer.
+
+    Args:
+        path: a file on this disk, with `path.dict` beside it, and `path.opt` where ParlAI wrote it.
+
+    Raises:
+        ValueError: a file is missing, damaged, or in another format. The message names the file.
+    """
+    saved = read_weights(path)
+    return Opened(saved.header, saved.weights, read_tokenizer(f"{path}.dict"), saved.optimizer)
+
+
+def read_weights(path: str) -> Checkpoint:
+    """Read header and weights of a model file, without its tokenizer. Raises ValueError as `open_model` does."""
+    return parlai_weights.read(path) if written_by_torch(path) else checkpoint.read(path)
+
+
+def read_header(path: str) -> dict[str, Any]:
+    """Read the header alone, which is fast for a file of any size. Raises ValueError as `open_model` does."""
+    return parlai_weights.read_header(path) if written_by_torch(path) else checkpoint.read_header(path)
+
+
+def read_tokenizer(path: str) -> Tokenizer:
+    """Read a `.dict` file: one that `Tokenizer.save` wrote, or the dictionary of a model of ParlAI's own.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if parlai_weights.owns(path.removesuffix(".dict")):
+        return parlai_tokenizer.convert(path)
+    saved = read_saved(path)
+    if "parlai" in saved:
+        return parlai_tokenizer.ParlaiTokenizer.from_saved(saved, path)
+    return Tokenizer.from_saved(saved, path)
+
+
+def pretrained_tokenizer(source: str) -> Tokenizer:
+    """Return the tokenizer of a backbone: a HuggingFace name or folder, or a model file."""
+    return read_tokenizer(f"{source}.dict") if Path(source).is_file() else Tokenizer.pretrained(source)
+
+
+def written_by_torch(path: str) -> bool:
+    """Tell whether torch wrote a file. Then it is ParlAI's."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(16).startswith((ZIP, OLD_TORCH))
+    except OSError:
+        return False
