@@ -221,8 +221,8 @@ def test_display_model_shows_scores(given, pool_file, capsys):
         ({"retriever": ""}, "give --retriever MODEL_FILE"),
         ({"reranker": ""}, "give --reranker MODEL_FILE"),
         ({"reranker": "/no/model"}, "--reranker /no/model: there is no such file"),
-        ({"retriever": "cross"}, "keeps nothing of a candidate"),
-        ({"retriever": "uni"}, "keeps nothing of a candidate"),
+        ({"retriever": "cross"}, "cannot cache candidates"),
+        ({"retriever": "uni"}, "cannot cache candidates"),
         ({"cascade_top": 0}, "--cascade-top must be at least 1, got 0"),
         ({"fixed_candidates_path": "/no/file"}, "no such file, and no candidate store"),
         ({"interactive_mode": True}, "a chat needs candidates"),
@@ -230,7 +230,8 @@ def test_display_model_shows_scores(given, pool_file, capsys):
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(given, trained, changes, message):
-    changes = {name: trained.get(value, value) if name == "retriever" else value for name, value in changes.items()}
+    if changes.get("retriever"):
+        changes = {"retriever": trained[changes["retriever"]]}
     with pytest.raises(ValueError, match=message):
         make(given, **changes)
 
