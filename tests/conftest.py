@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that share tiny product
 
 import json
 import random
+from collections.abc import Callable
 
 import pytest
 from parlai.scripts.train_model import TrainModel
@@ -95,26 +96,39 @@ def options(backbones, data, tmp_path):
     }
 
 
+class TrainedModels(dict):
+    """name -> model file of a ranker. It is trained for two steps when it is first asked for."""
+
+    def __init__(self, train: Callable[[str], str]):
+        super().__init__()
+        self.train = train
+
+    def __missing__(self, name: str) -> str:
+        self[name] = self.train(name)
+        return self[name]
+
+
 @pytest.fixture(scope="session")
-def trained(backbones, data, tmp_path_factory):
-    """name -> model file of every ranker, trained for two steps."""
-    files = {}
-    for name, kind in all_rankers().items():
+def trained(backbones, data, tmp_path_factory) -> TrainedModels:
+    def train(name: str) -> str:
         path = str(tmp_path_factory.mktemp(name) / "model")
         TrainModel.main(
             model=f"poly_agents/{name}",
             task="poly_agents:jsonl",
             jsonl_path=data,
-            backbone=backbones[kind],
+            backbone=backbones[all_rankers()[name]],
             precision="float32",
             model_file=path,
             text_truncate=31,
             label_truncate=13,
             batchsize=5,
             max_train_steps=2,
+            short_final_eval=True,
+            validation_max_exs=5,
         )
-        files[name] = path
-    return files
+        return path
+
+    return TrainedModels(train)
 
 
 @pytest.fixture
