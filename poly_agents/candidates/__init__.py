@@ -1,1 +1,1 @@
-"""Candidates: the pools of a batch, encodings in memory and on disk, and search among millions of them."""
+"""Candidates: the pool of a batch, caches and stores of encoded candidates, and search among millions of them."""

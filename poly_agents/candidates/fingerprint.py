@@ -1,4 +1,4 @@
-"""Fingerprint everything that the encoding of a candidate depends on, so that no stale encoding is ever used."""
+"""Fingerprint everything that the encoding of a candidate depends on, so that stale encodings are never used."""
 
 import hashlib
 
@@ -7,12 +7,19 @@ import torch
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.text.tokenizer import Tokenizer
 
-# Options that change nothing once the weights are there: they only say how training starts, or which copy is run.
+# Options that change no encoding once the weights are loaded. They say how training starts, or which type the weights
+# are held in, and the type of each weight is part of the fingerprint.
 STARTING = {"backbone", "dropout", "freeze_embeddings", "precision", "share_encoders"}
 
 
 def fingerprint(ranker: Ranker, tokenizer: Tokenizer, truncate: int) -> str:
-    """Return a sha256 over weights and their precision, options, tokenizer, and the length candidates are cut to."""
+    """Return a SHA-256 digest of weights, options, tokenizer and length.
+
+    Args:
+        ranker: the ranker that encodes.
+        tokenizer: the tokenizer of the candidates.
+        truncate: tokens of a candidate that are kept.
+    """
     options = {name: value for name, value in vars(ranker.options).items() if name not in STARTING}
     digest = hashlib.sha256(f"{type(ranker).__name__} {sorted(options.items())} {truncate}".encode())
     digest.update(tokenizer.identity.encode())

@@ -1,4 +1,4 @@
-"""Read candidates from a file: plain text, one a line, or JSON lines."""
+"""Read candidates from a file of plain text or of JSON lines."""
 
 import json
 from collections.abc import Iterator
@@ -10,11 +10,18 @@ def read_candidates(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the candidates of a file, each a dictionary with a `text`.
 
     Args:
-        path: a file with one candidate a line. If its name ends in .jsonl, a line is a JSON object with a `text` and
-            whatever else (id, metadata). Empty lines are skipped.
+        path: a file with one candidate a line. If its name ends in .jsonl, each line is a JSON object with a `text`
+            and any other fields. Empty lines are skipped.
 
     Raises:
         ValueError: a line is not such an object, or its text is empty. The message names file and line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "candidates.txt")
+    ...     _ = path.write_text("mostly rock\\n\\nin Utah, and you?\\n")
+    ...     list(read_candidates(path))
+    [{'text': 'mostly rock'}, {'text': 'in Utah, and you?'}]
     """
     is_json = Path(path).suffix == ".jsonl"
     with open(path, encoding="utf-8") as file:
@@ -25,14 +32,14 @@ def read_candidates(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def parse_object(line: str, place: str) -> dict[str, Any]:
-    """Parse a line of JSON. Raises ValueError, naming the place, if it has no text."""
+    """Parse a line of JSON. Raises ValueError if it has no text. The message begins with the place."""
     try:
         candidate = json.loads(line)
         text = candidate["text"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{place}: needs a JSON object with a text, got {line[:80]!r}") from error
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{place}: the text must be a string that is not empty, got {text!r}")
+        raise ValueError(f"{place}: the text must be a string and not empty, got {text!r}")
     return candidate
 
 

@@ -25,7 +25,7 @@ from poly_agents.candidates.vectors import Vectors
 from poly_agents.files import atomic
 from poly_agents.files.digests import text_digest
 
-FORMAT = 1
+FORMAT = 1  # version of store.json
 HEADER = "store.json"
 
 
@@ -49,6 +49,9 @@ class Store:
         vectors: the encodings of all candidates.
         precision: the type they are stored in, float32 for example.
         segments: the segments, in order.
+
+    >>> store = Store("models/bi/model.candidates.store")  # doctest: +SKIP
+    >>> len(store), store[0]["text"]  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | Path, fingerprint: str | None = None):
@@ -127,7 +130,7 @@ class Texts(Sequence[str]):
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
-    """Return the content of `store.json`, or None if there is none that can be read."""
+    """Return the content of `store.json`, or None if there is no such file of this version."""
     try:
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

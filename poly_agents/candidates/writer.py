@@ -62,17 +62,17 @@ def update(
     keep: bool = False,
     progress: bool = True,
 ) -> Store:
-    """Make or update a store of candidates, or of a file of them. A store that is up to date is only opened.
+    """Make or update a store. If its candidates come from a file that has not changed, it is only opened.
 
     Args:
         folder: the folder of the store.
-        candidates: a file that `read_candidates` reads, or texts, or dictionaries with a `text`.
+        candidates: the path of a file, or texts, or dictionaries with a `text` and any other fields.
         recipe: how to encode them.
         keep: also keep the other candidates that the store has.
         progress: show a progress bar.
 
     Raises:
-        ValueError: as `build` and `read_candidates`.
+        ValueError: as in `build`, or the file has a line that `read_candidates` refuses.
     """
     if not isinstance(candidates, str | Path):
         dictionaries = ({"text": each} if isinstance(each, str) else each for each in candidates)
@@ -150,7 +150,7 @@ def up_to_date(folder: str | Path, recipe: Recipe, source: str) -> Store | None:
 
 
 class Writer:
-    """Writes candidates into a folder, one segment after another."""
+    """Writes candidates into the folder of a store, one segment after another."""
 
     def __init__(self, folder: Path, recipe: Recipe, count: Callable[[int], Any]):
         """Find the segments that the folder has already.
@@ -166,7 +166,7 @@ class Writer:
         listed = [Segment(*entry) for entry in header["segments"]] if same else []
         whole = verify(folder, listed)
         self.segments = [segment for segment in listed if all(whole[path] for path in paths(folder, segment))]
-        self.old = len(self.segments)  # the segments before this build
+        self.old = len(self.segments)  # how many there were before this build
         stored = [as_keys(load_segment(paths(folder, segment)[0])["keys"]) for segment in self.segments]
         keys = np.concatenate([np.empty(0, "S16"), *stored])
         self.order = keys.argsort(kind="stable")
