@@ -3,7 +3,6 @@
 import importlib
 import pkgutil
 import re
-from collections.abc import Collection
 
 SHARED = {"examples", "order", "reading", "response"}  # modules that are no data sets
 
@@ -27,15 +26,3 @@ def names() -> list[str]:
     """List all tasks, each the NAME of `-t poly_agents:NAME`."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in modules if name not in SHARED and not name.startswith("_"))
-
-
-def variant(task: str, known: Collection[str] | None = None) -> str:
-    """Return VARIANT of `poly_agents:NAME:VARIANT`, empty if there is none. Raises ValueError if it is not `known`.
-
-    >>> variant("poly_agents:mutual:plus", ["", "plus"])
-    'plus'
-    """
-    given = ":".join(task.split(":")[2:])
-    if known is not None and given not in known:
-        raise ValueError(f"the task {task}: there is no variant {given!r}; known: {', '.join(filter(None, known))}")
-    return given

@@ -33,15 +33,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parlai.utils import logging
-
 from poly_agents.evaluation.submissions import Ranking, trec
 from poly_agents.files import atomic
 from poly_agents.files.download import Download
-from poly_agents.tasks import variant
 from poly_agents.tasks.examples import Example
 from poly_agents.tasks.reading import columns, json_object, rows
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, logging, variant
 
 SITE = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 MD5 = {  # of the archives, as BEIR's README lists them

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from poly_agents.files.download import Download
-from poly_agents.tasks import variant
 from poly_agents.tasks.examples import Example
 from poly_agents.tasks.reading import json_object
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, variant
 
 SITE = "https://iitmnlp.github.io/DailyDialog-plusplus/dataset"
 KINDS = {  # variant -> which wrong responses are candidates

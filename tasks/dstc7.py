@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poly_agents.files.download import Download
-from poly_agents.tasks import variant
 from poly_agents.tasks.examples import Example, draw_candidates
 from poly_agents.tasks.reading import BAD_ROW, open_text
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, variant
 
 NONE = "none of these"  # the candidate that is right if no other one is
 SAMPLED = 16

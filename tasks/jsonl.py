@@ -11,12 +11,9 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 
-from parlai.utils import logging
-from parlai.utils.misc import warn_once
-
 from poly_agents.tasks.examples import CANDIDATES, Example, draw_candidates
 from poly_agents.tasks.reading import json_object
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, logging, warn_once
 
 KEYS = ("context", "response", "candidates")
 

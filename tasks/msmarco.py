@@ -23,12 +23,10 @@ from collections.abc import Container, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from parlai.utils import logging
-
 from poly_agents.files.download import Download
 from poly_agents.tasks.examples import Example
 from poly_agents.tasks.reading import columns
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, logging
 
 SITE = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
 TRIPLES = 1_000_000

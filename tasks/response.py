@@ -1,17 +1,22 @@
-"""The teacher that every data set here extends: examples of response selection, in an order that can be resumed."""
+"""The teacher that every data set here extends: examples of response selection, in an order that can be resumed.
+
+This is the one module of `tasks` that imports ParlAI. The data sets take what they need of it from here.
+"""
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from parlai.core.message import Message
 from parlai.core.teachers import FixedDialogTeacher
+from parlai.utils import logging
 from parlai.utils.data import DatatypeHelper
 from parlai.utils.distributed import get_rank, num_workers
 from parlai.utils.misc import warn_once
+from parlai.utils.strings import normalize_reply
 
 from poly_agents.files.checkpoint import examples_seen
 from poly_agents.files.download import Download, DownloadError, Elsewhere
@@ -20,6 +25,8 @@ from poly_agents.tasks.examples import Example
 from poly_agents.tasks.order import Shuffles, Stream, epoch_random, shuffle_buffer
 from poly_agents.tasks.reading import describe, find_downloaded, find_given, rows
 from poly_agents.text.turns import TurnFormat
+
+__all__ = ["ResponseTeacher", "logging", "normalize_reply", "variant", "warn_once"]
 
 
 class ResponseTeacher(FixedDialogTeacher, ABC):
@@ -241,3 +248,15 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
                 f"the labels of {self.id}'s {self.split} set are hidden: give eval_model --submission FILE, "
                 "which needs none, or another split"
             )
+
+
+def variant(task: str, known: Collection[str] | None = None) -> str:
+    """Return VARIANT of `poly_agents:NAME:VARIANT`, empty if there is none. Raises ValueError if it is not `known`.
+
+    >>> variant("poly_agents:mutual:plus", ["", "plus"])
+    'plus'
+    """
+    given = ":".join(task.split(":")[2:])
+    if known is not None and given not in known:
+        raise ValueError(f"the task {task}: there is no variant {given!r}; known: {', '.join(filter(None, known))}")
+    return given

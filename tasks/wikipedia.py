@@ -15,9 +15,8 @@ import random
 from collections.abc import Iterator, Sequence
 
 from poly_agents.files.download import Download
-from poly_agents.tasks import variant
 from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, variant
 
 SITE = "https://dl.fbaipublicfiles.com/starspace"
 EVALUATION = tuple(f"wikipedia_{part}{kind}.txt" for part in ("dev", "test") for kind in ("10k", "_basedocs"))

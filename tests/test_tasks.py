@@ -14,7 +14,7 @@ from poly_agents import tasks
 from poly_agents.tasks import chitchat
 from poly_agents.tasks.examples import Example, draw_candidates, normalized
 from poly_agents.tasks.jsonl import JsonlTeacher
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.tasks.response import ResponseTeacher, variant
 
 
 def teacher(**options) -> chitchat.ChitchatTeacher:
@@ -40,11 +40,11 @@ def test_examples_in_the_documentation_hold(name):
 
 
 def test_a_variant_is_what_follows_the_name():
-    assert tasks.variant("poly_agents:mutual:plus", ["", "plus"]) == "plus"
-    assert tasks.variant("poly_agents:convai2:none:no_cands", ["none:no_cands"]) == "none:no_cands"
-    assert tasks.variant("poly_agents:mutual", ["", "plus"]) == ""
+    assert variant("poly_agents:mutual:plus", ["", "plus"]) == "plus"
+    assert variant("poly_agents:convai2:none:no_cands", ["none:no_cands"]) == "none:no_cands"
+    assert variant("poly_agents:mutual", ["", "plus"]) == ""
     with pytest.raises(ValueError, match="the task poly_agents:mutual:x: there is no variant 'x'; known: plus"):
-        tasks.variant("poly_agents:mutual:x", ["", "plus"])
+        variant("poly_agents:mutual:x", ["", "plus"])
 
 
 def digest(examples) -> str:
