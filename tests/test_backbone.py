@@ -9,12 +9,14 @@ from poly_agents.encoders.backbone import Backbone
 from poly_agents.rankers.early import EarlyRanker
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
-from tests.conftest import FAMILIES, make, make_ranker
+from tests.agents import make
+from tests.encoders import FAMILIES
+from tests.rankers import make_ranker
 
 
 @pytest.fixture(params=FAMILIES)
 def encoder(request, encoders) -> Backbone:
-    return Backbone.pretrained(encoders[request.param], torch.float32).eval()
+    return Backbone.downloaded(encoders[request.param], torch.float32).eval()
 
 
 @pytest.fixture
@@ -83,11 +85,11 @@ def test_a_dual_encoder_infused_from_a_cross_encoder(options, trained):
     agent.save(options["model_file"])
     saved = poly_agents.load(options["model_file"], "float32")
     ids = saved.candidate_ids(["hello you", "blue"])
-    assert_close(saved.ranker.encode_texts(ids), agent.ranker_module.encode_texts(ids))
+    assert_close(saved.ranker.encode_ids(ids), agent.ranker_module.encode_ids(ids))
 
 
 def test_its_controls_start_from_the_backbone_and_from_nothing(options, tiny):
-    backbone = Backbone.pretrained(tiny, torch.float32)
+    backbone = Backbone.downloaded(tiny, torch.float32)
     cut = make(options, "bi", layers=1).ranker_module.context_encoder
     assert len(cut.layers) == 1
     assert torch.equal(weights(cut, 0), weights(backbone, 0))
@@ -108,7 +110,7 @@ def test_random_embeddings_are_trained(options):
 def test_early_is_the_mean_of_one_layer_over_a_text_paired_with_itself(tiny, tokenizer, texts):
     ranker = make_ranker(EarlyRanker, tiny, tokenizer, early_layer=1)
     assert len(ranker.context_encoder.layers) == 1
-    whole = Backbone.pretrained(tiny, torch.float32).eval()
+    whole = Backbone.downloaded(tiny, torch.float32).eval()
     for text in texts(6, 1):
         framed = tokenizer.frame.join(pad([text]), pad([text]))
         assert framed.ids[0].tolist() == [2, *text, 3, *text, 3]
@@ -116,7 +118,7 @@ def test_early_is_the_mean_of_one_layer_over_a_text_paired_with_itself(tiny, tok
         states = whole.model(framed.ids, output_hidden_states=True, **inputs).hidden_states[1][0]
         n = len(text)
         own = torch.cat([states[1 : 1 + n], states[2 + n : 2 + 2 * n]])
-        assert_close(ranker.encode_texts([text])[0], torch.nn.functional.normalize(own.mean(0), dim=0))
+        assert_close(ranker.encode_ids([text])[0], torch.nn.functional.normalize(own.mean(0), dim=0))
 
 
 def test_a_text_must_fit_beside_itself(options):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from poly_agents.encoders.states import choose
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.rankers.bi import BiOptions
-from poly_agents.rankers.poly import PolyOptions
+from poly_agents.rankers.poly import PolyOptions, PolyRanker
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import choose
-from tests.conftest import make_ranker
+from tests.rankers import make_ranker
 
 
 def test_poly_score():
@@ -70,15 +70,13 @@ def test_reductions(reduction, expected):
     ],
 )
 def test_views_are_real_states_each_once(views, expected, tiny, tokenizer):
-    kind = __import__("poly_agents.rankers.poly").poly.PolyRanker
-    ranker = make_ranker(kind, tiny, tokenizer, poly_codes=3, poly_views=views)
-    found, real = ranker.views(STATES, MASK).squeeze(-1), ranker.real_views(MASK)
-    assert [row[keep].tolist() for row, keep in zip(found, real, strict=True)] == expected
+    ranker = make_ranker(PolyRanker, tiny, tokenizer, poly_codes=3, poly_views=views)
+    states, real = ranker.views(STATES, MASK).squeeze(-1), ranker.real_views(MASK)
+    assert [row[mask].tolist() for row, mask in zip(states, real, strict=True)] == expected
 
 
 def test_codes_differ_from_the_start(tiny, tokenizer):
-    kind = __import__("poly_agents.rankers.poly").poly.PolyRanker
-    codes = make_ranker(kind, tiny, tokenizer, poly_codes=16).codes
+    codes = make_ranker(PolyRanker, tiny, tokenizer, poly_codes=16).codes
     assert torch.pdist(codes.detach()).min() > 0.01
 
 
@@ -104,11 +102,11 @@ def test_a_bad_option_is_refused_with_what_is_allowed(options, message):
 def rates(total, warm_up, updates, done=0):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = WarmupLinear(optimizer, total, warm_up, done)
-    found = []
+    learning_rates = []
     for update in range(done, done + updates):
-        found.append(round(schedule.get_last_lr(), 4))
+        learning_rates.append(round(schedule.get_last_lr(), 4))
         schedule.step(update + 1)
-    return found
+    return learning_rates
 
 
 def test_the_rate_rises_then_falls_to_zero():
@@ -123,5 +121,5 @@ def test_an_open_end_stays_at_the_peak():
     assert rates(None, 2, 5) == [1.0, 2.0, 2.0, 2.0, 2.0]
 
 
-def test_warm_up_is_a_tenth_where_nothing_is_said():
+def test_warm_up_is_a_tenth_by_default():
     assert rates(20, None, 3) == [1.0, 2.0, 2.0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from parlai.scripts.train_model import TrainModel
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM
 
+from poly_agents.encoders import states
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
 from poly_agents.files import checkpoint
-from poly_agents.rankers.ed2lm import Ed2lmOptions, Ed2lmRanker, Reading, cache_bytes, complement, loss
+from poly_agents.models import building
+from poly_agents.rankers.ed2lm import Ed2lmOptions, Ed2lmRanker, Reading, complement, loss
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
-from tests.conftest import WORDS, make_encoder, make_encoder_decoder, make_ranker
-from tests.test_agent import ROWS
+from tests.agents import ROWS
+from tests.encoders import WORDS, make_encoder, make_encoder_decoder
+from tests.rankers import make_ranker
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-5}  # transformers in float32 is itself 1.5e-5 from float64 on these weights
 START, END, TRUE, FALSE = 0, 1, 3, 4 + len(WORDS)
@@ -80,7 +84,7 @@ def test_the_loss_equals_a_loop_over_its_definition(folder, make, texts, score):
     ranker = make(folder, ed2lm_score=score, ed2lm_text_weight=0.7, ed2lm_true_weight=1.3, ed2lm_rank_weight=0.4)
     contexts, candidates = texts(9, 4), texts(5, 1, 7)
     index, labels = torch.tensor([[2, 0, 1], [1, 0, -1]]), torch.tensor([1, 0])
-    learnt = ranker.learn(pad(contexts), ranker.encode(pad(candidates)), index, labels)
+    learnt = ranker.training_loss(pad(contexts), ranker.encode(pad(candidates)), index, labels)
     for row, context in enumerate(contexts):
         scores, negatives = [], []
         for column, number in enumerate(index[row].tolist()):
@@ -128,7 +132,7 @@ def test_without_a_weight_for_the_text_its_vocabulary_is_not_looked_at(make, tin
     monkeypatch.setattr(
         ranker.context_encoder, "log_p", lambda hidden, ids: seen.append(len(ids)) or log_p(hidden, ids)
     )
-    ranker.learn(pad(texts(9, 4)), ranker.encode(pad(texts(5, 1, 7))), None, torch.tensor([0, 2]))
+    ranker.training_loss(pad(texts(9, 4)), ranker.encode(pad(texts(5, 1, 7))), None, torch.tensor([0, 2]))
     assert sum(seen) == 6  # the last token of each pair
 
 
@@ -147,11 +151,11 @@ def test_small_slices_give_the_same_scores_and_losses(make, tiny_t5, texts, monk
     ranker = make(tiny_t5)
     contexts, candidates, labels = pad(texts(9, 4, 31, 2)), texts(5, 1, 7, 12, 3), torch.tensor([1, 0, 0, 1])
     for index in (None, torch.tensor([[2, 0, -1], [1, 4, 3], [3, 0, 1], [1, 4, -1]])):
-        whole = ranker.learn(contexts, ranker.encode(pad(candidates)), index, labels)
+        whole = ranker.training_loss(contexts, ranker.encode(pad(candidates)), index, labels)
         with monkeypatch.context() as small:
-            small.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 17)
+            small.setitem(states.TOKEN_BUDGET, "cpu", 17)
             small.setattr("poly_agents.encoders.encoder_decoder.LOGITS", 3 * 41)
-            sliced = ranker.learn(contexts, ranker.encode(pad(candidates)), index, labels)
+            sliced = ranker.training_loss(contexts, ranker.encode(pad(candidates)), index, labels)
         assert_close(sliced.scores, whole.scores, **CLOSE)
         assert_close(sliced.loss, whole.loss, **CLOSE)
 
@@ -187,7 +191,7 @@ def test_a_model_file_holds_each_weight_once_and_gives_its_backbone(folder, make
     assert sum(t.numel() for t in ranker.tensors().values()) == sum(p.numel() for p in saved.parameters())
     path = str(tmp_path / "model")
     checkpoint.write(path, {"backbone": ranker.context_encoder.config}, ranker.tensors())
-    other = EncoderDecoder.pretrained(path, torch.float32)
+    other = building.pretrained_encoder(EncoderDecoder, path, torch.float32)
     assert other.model.config.answers == [TRUE, FALSE]
     ranker_from_file = Ed2lmRanker(ranker.options, ranker.frame, lambda: other).eval()
     contexts, candidates = pad(texts(9, 4)), pad(texts(5, 1, 8))
@@ -196,13 +200,13 @@ def test_a_model_file_holds_each_weight_once_and_gives_its_backbone(folder, make
 
 def test_freezing_the_embeddings_leaves_an_output_embedding_of_its_own(tmp_path):
     folder = make_encoder_decoder(tmp_path, tied=False)
-    encoder = EncoderDecoder.pretrained(folder, torch.float32)
+    encoder = EncoderDecoder.downloaded(folder, torch.float32)
     encoder.freeze_embeddings()
     assert [name for name, p in encoder.named_parameters() if not p.requires_grad] == ["model.shared.weight"]
 
 
 def test_any_length_and_fewer_layers(tiny_t5, texts):
-    encoder = EncoderDecoder.pretrained(tiny_t5, torch.float32)
+    encoder = EncoderDecoder.downloaded(tiny_t5, torch.float32)
     assert encoder.width == 26 and encoder.positions > 10**5
     encoder.cut(1)
     assert len(encoder.layers) == 1 and len(encoder.model.decoder.block) == 2
@@ -217,44 +221,42 @@ def test_other_backbones_are_refused_with_what_to_give(tiny, tmp_path):
             checkpoint.write(str(tmp_path / "model"), {"backbone": {"model_type": "bert"}}, {})
         path = tiny if source == "bert" else str(tmp_path / "model")
         with pytest.raises(ValueError, match=r"is a bert; this ranker needs .*t5, mt5, umt5; .*--backbone google/flan"):
-            EncoderDecoder.pretrained(path, torch.float32)
+            building.pretrained_encoder(EncoderDecoder, path, torch.float32)
     with pytest.raises(ValueError, match="float16: T5's states outgrow its range; give bfloat16"):
         Ed2lmOptions(precision="float16")
 
 
 def test_a_vocabulary_without_true_and_false_is_refused(tiny_t5, tmp_path):
-    import shutil
-
     shutil.copytree(tiny_t5, tmp_path / "t5")
     make_encoder(tmp_path / "bert", "bert")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tmp_path / "bert" / name, tmp_path / "t5" / name)
     with pytest.raises(ValueError, match=r"both begin with '\[UNK\]' in the vocabulary of .*give a --backbone"):
-        EncoderDecoder.pretrained(str(tmp_path / "t5"), torch.float32)
+        EncoderDecoder.downloaded(str(tmp_path / "t5"), torch.float32)
 
 
-# --- what is kept ---------------------------------------------------------------------------------------------------
+# --- encoded candidates -----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_kept_candidates_are_scored_without_the_encoder_s_layers(tiny_t5, texts, tmp_path):
+def test_encoded_candidates_are_scored_without_the_encoder_s_layers(tiny_t5, texts, tmp_path):
     ranker = make_ranker(Ed2lmRanker, tiny_t5, Tokenizer.pretrained(tiny_t5))
     path = str(tmp_path / "model")
     checkpoint.write(path, {}, ranker.tensors())
     contexts, candidates = texts(9, 4), texts(5, 1, 8)
-    kept = ranker.encode_texts(candidates)
-    expected = ranker.score_texts(contexts, kept)
-    ranker.release_encoder(path)
+    encoded = ranker.encode_ids(candidates)
+    expected = ranker.score_ids(contexts, encoded)
+    ranker.release(path)
     assert all(p.is_meta for p in ranker.context_encoder.model.encoder.parameters())
-    assert_close(ranker.score_texts(contexts, kept), expected, atol=0, rtol=0)
-    assert_close(ranker.encode_texts(candidates).vectors, kept.vectors, atol=0, rtol=0)
+    assert_close(ranker.score_ids(contexts, encoded), expected, atol=0, rtol=0)
+    assert_close(ranker.encode_ids(candidates).vectors, encoded.vectors, atol=0, rtol=0)
     assert not any(p.is_meta for p in ranker.parameters())
-    ranker.release_encoder(path)
+    ranker.release(path)
     assert not any(t.is_meta for t in ranker.tensors().values())
 
 
 @pytest.mark.parametrize("encode", ["candidate", "context"])
-def test_an_agent_with_its_candidates_kept_has_no_encoder_in_memory(tiny_t5, tmp_path, encode):
+def test_an_agent_with_a_store_has_no_encoder_in_memory(tiny_t5, tmp_path, encode):
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
     (tmp_path / "pool.txt").write_text("\n".join(row["response"] for row in ROWS), encoding="utf-8")
     task = {"task": "poly_agents:jsonl", "jsonl_path": str(tmp_path / "all.jsonl"), "loglevel": "error"}
@@ -263,7 +265,7 @@ def test_an_agent_with_its_candidates_kept_has_no_encoder_in_memory(tiny_t5, tmp
         model="poly_agents/ed2lm", backbone=tiny_t5, ed2lm_encode=encode, model_file=path, max_train_steps=2, **task
     )
     given = task | {"eval_candidates": "fixed", "fixed_candidates_path": str(tmp_path / "pool.txt")}
-    reports = [EvalModel.main(model_file=path, **given) for _ in range(2)]  # the second reads what the first kept
+    reports = [EvalModel.main(model_file=path, **given) for _ in range(2)]  # the second reads the store of the first
     assert reports[0]["mrr"].value() == reports[1]["mrr"].value() > 0
     agent = create_agent_from_model_file(path, given | {"datatype": "valid"})
     encoder = agent.ranker_module.context_encoder.model.encoder
@@ -275,6 +277,6 @@ def test_an_agent_with_its_candidates_kept_has_no_encoder_in_memory(tiny_t5, tmp
 @torch.no_grad()
 def test_a_candidate_costs_its_tokens_times_the_width(tiny_t5, texts):
     ranker = make_ranker(Ed2lmRanker, tiny_t5, Tokenizer.pretrained(tiny_t5))
-    assert cache_bytes(ranker.encode_texts(texts(5, 1, 8))) == 9 * (26 * 4 + 1)  # 8 tokens and the end
+    assert states.nbytes(ranker.encode_ids(texts(5, 1, 8))) == 3 * 9 * (26 * 4 + 1)  # the longest: 8 tokens and the end
     ranker.context_encoder.dtype = torch.bfloat16
-    assert cache_bytes(ranker.encode_texts(texts(5, 1, 8))) == 9 * (26 * 2 + 1)
+    assert states.nbytes(ranker.encode_ids(texts(5, 1, 8))) == 3 * 9 * (26 * 2 + 1)

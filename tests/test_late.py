@@ -8,7 +8,7 @@ from transformers import AutoModel
 from poly_agents.rankers.late import LateOptions, LateRanker
 from poly_agents.scoring import maths
 from poly_agents.text.tokens import pad
-from tests.conftest import make_ranker
+from tests.rankers import make_ranker
 
 
 def test_every_context_token_meets_its_best_candidate_token():
@@ -25,9 +25,9 @@ def loop(contexts, mask, candidates, real):
     scores = torch.zeros(len(contexts), candidates.shape[1])
     for b, context in enumerate(contexts):
         for c, candidate in enumerate(candidates[b if len(candidates) > 1 else 0]):
-            keep = real[b if len(candidates) > 1 else 0, c]
+            candidate_mask = real[b if len(candidates) > 1 else 0, c]
             for token in context[mask[b]]:
-                scores[b, c] += max(float(token @ vector) for vector in candidate[keep])
+                scores[b, c] += max(float(token @ vector) for vector in candidate[candidate_mask])
     return scores
 
 
@@ -84,10 +84,10 @@ def test_the_first_projection_keeps_angles(tiny, tokenizer):
 
 
 @torch.no_grad()
-def test_kept_vectors_have_the_encoder_s_precision(tiny, tokenizer, texts):
+def test_encoded_candidates_have_the_encoder_s_precision(tiny, tokenizer, texts):
     ranker = make_ranker(LateRanker, tiny, tokenizer)
     ranker.candidate_encoder.dtype = torch.bfloat16
-    assert ranker.encode_texts(texts(3, 6, 1)).vectors.dtype == torch.bfloat16
+    assert ranker.encode_ids(texts(3, 6, 1)).vectors.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """Laws that hold for every ranker and every variant of it."""
 
-from dataclasses import fields
-
 import torch
 from torch.testing import assert_close
 
+from poly_agents.encoders import states
 from poly_agents.files import checkpoint
-from poly_agents.scoring.ranker import RankerOptions
 from poly_agents.text.tokens import Tokens, pad
-from tests.conftest import all_rankers, make_ranker
+from tests.rankers import all_rankers, make_ranker
 
 LENGTHS = 7, 2, 13, 5  # contexts
 CANDIDATES = 3, 11, 1, 6, 2  # lengths of candidates
@@ -33,7 +31,7 @@ def test_four_contexts_with_one_candidate_each_give_one_column(ranker, texts):
     contexts, candidates = pad(texts(*LENGTHS)), pad(texts(3, 1, 4, 2))
     scores = ranker(contexts, candidates, torch.arange(4).unsqueeze(1))
     assert scores.shape == (4, 1)
-    if ranker.pooled:
+    if ranker.depends_on_pool:
         return  # beside other candidates a candidate has another score
     assert_close(scores.squeeze(1), ranker(contexts, candidates).diagonal(), atol=1e-5, rtol=1e-5)
 
@@ -51,12 +49,12 @@ def test_a_context_s_own_candidates_score_as_they_do_alone(ranker, texts):
 
 def test_an_absent_candidate_has_no_part_in_a_gradient(ranker, texts):
     contexts, candidates = pad(texts(*LENGTHS)), pad(texts(*CANDIDATES))
-    found = []
+    gradients = []
     for own in (torch.tensor([[1, 0, 3]] * 4), torch.tensor([[1, 0, 3, -1, -1]] * 4)):
         ranker.zero_grad()
         torch.nn.functional.cross_entropy(ranker(contexts, candidates, own), torch.tensor([0, 2, 1, 0])).backward()
-        found.append({name: p.grad.clone() for name, p in ranker.named_parameters() if p.grad is not None})
-    assert_close(*found, atol=1e-5, rtol=1e-4)
+        gradients.append({name: p.grad.clone() for name, p in ranker.named_parameters() if p.grad is not None})
+    assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 def widen(tokens: Tokens, columns: int) -> Tokens:
@@ -97,17 +95,17 @@ def test_a_shared_pool_scores_as_its_copies(ranker, texts):
 @torch.no_grad()
 def test_cached_candidates_score_as_fresh_ones(ranker, texts):
     contexts, candidates = texts(*LENGTHS), texts(*CANDIDATES)
-    kept = ranker.encode_texts(candidates)
-    assert_close(ranker.score_texts(contexts, kept), ranker(pad(contexts), pad(candidates)), atol=1e-5, rtol=1e-5)
+    encoded = ranker.encode_ids(candidates)
+    assert_close(ranker.score_ids(contexts, encoded), ranker(pad(contexts), pad(candidates)), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_candidates_encoded_in_several_runs_score_the_same(ranker, texts, monkeypatch):
     contexts, candidates = texts(*LENGTHS), texts(*CANDIDATES)
-    whole = ranker.score_texts(contexts, ranker.encode_texts(candidates))
+    whole = ranker.score_ids(contexts, ranker.encode_ids(candidates))
     monkeypatch.setattr("poly_agents.scoring.ranker.ENCODE_ROWS", 2)
-    monkeypatch.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 16)
-    assert_close(ranker.score_texts(contexts, ranker.encode_texts(candidates)), whole, atol=1e-5, rtol=1e-5)
+    monkeypatch.setitem(states.TOKEN_BUDGET, "cpu", 16)
+    assert_close(ranker.score_ids(contexts, ranker.encode_ids(candidates)), whole, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -125,19 +123,14 @@ def test_training_reaches_every_parameter(ranker, texts):
     assert [name for name in unreached if not name.endswith("key.bias")] == []
 
 
-def test_two_encoders_are_trained_apart(tiny, tokenizer, texts):
+def test_two_encoders_are_trained_separately(tiny, tokenizer, texts):
     for kind in all_rankers().values():
-        if not kind.joint:
+        if not kind.one_encoder:
             ranker = make_ranker(kind, tiny, tokenizer, share_encoders=False)
-            kept = ranker.encode(pad(texts(4, 2)))
-            getattr(kept, "vectors", kept).sum().backward()
+            encoded = ranker.encode(pad(texts(4, 2)))
+            getattr(encoded, "vectors", encoded).sum().backward()
             assert all(p.grad is None for p in ranker.context_encoder.parameters())
             assert any(p.grad is not None for p in ranker.candidate_encoder.parameters())
-
-
-def own_options(ranker) -> dict:
-    common = {field.name for field in fields(RankerOptions)}
-    return {name: value for name, value in vars(ranker.options).items() if name not in common}
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from poly_agents.rankers import mix as module
+from poly_agents.encoders import layers
+from poly_agents.rankers import mix
 from poly_agents.rankers.mix import MixOptions, MixRanker
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
@@ -40,7 +41,7 @@ def loop_score(ranker, context, vectors):
     hint = torch.zeros(encoder.width)
     for number, part in zip(ranker.layers, ranker.interactions, strict=True):
         seen = everything.hidden_states[number - 1][0]  # [L, D]
-        layer = module.read(encoder)[number - 1]
+        layer = layers.read(encoder.model)[number - 1]
         keys, values = layer.key(seen), layer.value(seen)
         mean = vectors.mean(0)
         own = part.key(vectors), part.value(vectors)
@@ -73,9 +74,9 @@ def changed(ranker):
 def test_scores_equal_a_loop_over_the_equations(encoders, texts, family, options):
     ranker = changed(make_ranker(MixRanker, encoders[family], Tokenizer.pretrained(encoders[family]), **options))
     contexts, candidates = texts(7, 2, 13), texts(3, 11, 1, 6, 2)
-    kept = ranker.encode(pad(candidates))
-    assert kept.shape == (5, ranker.options.vectors, ranker.context_encoder.width)
-    expected = torch.stack([torch.stack([loop_score(ranker, c, e) for e in kept]) for c in contexts])
+    encoded = ranker.encode(pad(candidates))
+    assert encoded.shape == (5, ranker.options.vectors, ranker.context_encoder.width)
+    expected = torch.stack([torch.stack([loop_score(ranker, c, e) for e in encoded]) for c in contexts])
     assert_close(ranker(pad(contexts), pad(candidates)), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -91,32 +92,32 @@ def test_special_tokens_stand_where_the_start_token_did(tiny, tokenizer, texts):
 @torch.no_grad()
 def test_many_candidates_go_through_in_slices(tiny, tokenizer, texts, monkeypatch):
     ranker = make_ranker(MixRanker, tiny, tokenizer, mix_layers="1,2")
-    contexts, kept = pad(texts(7, 2, 13)), ranker.encode(pad(texts(*range(1, 18))))[None]
-    whole = ranker.score(contexts, kept)
+    contexts, encoded = pad(texts(7, 2, 13)), ranker.encode(pad(texts(*range(1, 18))))[None]
+    whole = ranker.score(contexts, encoded)
     sizes = []
     interact = MixRanker.interact
-    monkeypatch.setattr(module, "WEIGHTS", 800)
+    monkeypatch.setattr(mix, "WEIGHTS", 800)
     monkeypatch.setattr(
-        MixRanker, "interact", lambda self, part, seen: sizes.append(part.shape) or interact(self, part, seen)
+        MixRanker, "interact", lambda self, seen, part: sizes.append(part.shape) or interact(self, seen, part)
     )
-    assert_close(ranker.score(contexts, kept), whole, atol=1e-5, rtol=1e-5)
+    assert_close(ranker.score(contexts, encoded), whole, atol=1e-5, rtol=1e-5)
     assert len(sizes) > 3
 
 
-def test_interaction_layers_start_as_copies_that_are_trained_apart(tiny, tokenizer):
+def test_interaction_layers_start_as_copies_with_weights_of_their_own(tiny, tokenizer):
     ranker = make_ranker(MixRanker, tiny, tokenizer, mix_layers="last2")
     for number, part in zip(ranker.layers, ranker.interactions, strict=True):
-        layer = module.read(ranker.context_encoder)[number - 1]
+        layer = layers.read(ranker.context_encoder.model)[number - 1]
         for name in ("query", "key", "value", "out", "attention_norm", "up", "down", "output_norm"):
             assert torch.equal(getattr(part, name).weight, getattr(layer, name).weight)
             assert getattr(part, name).weight is not getattr(layer, name).weight
         assert torch.equal(part.hint_query.weight, layer.query.weight)
 
 
-@pytest.mark.parametrize(("mix", "vectors", "layers"), [("a", 1, [6]), ("b", 1, [4, 5, 6]), ("c", 2, [4, 5, 6])])
-def test_presets_are_the_paper_s_variants(mix, vectors, layers):
-    options = MixOptions(mix=mix)
-    assert (options.vectors, options.layers(6)) == (vectors, layers)
+@pytest.mark.parametrize(("name", "vectors", "numbers"), [("a", 1, [6]), ("b", 1, [4, 5, 6]), ("c", 2, [4, 5, 6])])
+def test_presets_are_the_paper_s_variants(name, vectors, numbers):
+    options = MixOptions(mix=name)
+    assert (options.vectors, options.layers(6)) == (vectors, numbers)
 
 
 def test_layers_by_number_and_wrong_ones():

@@ -1,39 +1,34 @@
-"""Who speaks: the same marks in training, evaluation and chats."""
+"""Marks of who speaks: the same in training, evaluation and chats."""
 
 import builtins
-import doctest
 
 import pytest
 from parlai.scripts.interactive import Interactive
 from parlai.scripts.self_chat import SelfChat
 from parlai.scripts.train_model import TrainModel
 
+from poly_agents.agents.history import ChatHistory
 from poly_agents.agents.ranker_agent import RankerAgent
-from poly_agents.text import turns
 from tests.agents import evaluate, settings, text
-
-
-def test_examples_in_the_documentation_hold():
-    assert doctest.testmod(turns).failed == 0
 
 
 @pytest.fixture
 def seen(monkeypatch) -> list[str]:
-    """Every context that is scored, with its marks."""
-    found = []
+    """Collect every context that is scored, with its marks."""
+    contexts = []
     score = RankerAgent.eval_step
 
     def listen(self, batch):
-        found.extend(getattr(batch, "histories", None) or [])
+        contexts.extend(example.context for example in batch.examples or ())
         return score(self, batch)
 
     monkeypatch.setattr(RankerAgent, "eval_step", listen)
-    return found
+    return contexts
 
 
 @pytest.fixture
 def model(options, pool_file) -> dict:
-    """Trained on marked turns; what a chat with it is given."""
+    """Train on marked turns. Returns the options of a chat with the model."""
     TrainModel.main(**settings(options, "bi", speakers=True, max_train_steps=1, validation_max_exs=5))
     return {"model_file": options["model_file"], "fixed_candidates_path": pool_file}
 
@@ -50,7 +45,7 @@ def test_a_chat_marks_turns_as_training_did(model, data, seen, monkeypatch, caps
     first = seen[0]
     assert first == "A: hello how" and seen[1].startswith(f"{first}\nB: {replies[0]}\nA: my cat")
     assert seen[2] == "A: six"
-    assert replies[1] != replies[0]  # what was said is known in spite of its mark
+    assert replies[1] != replies[0]  # a reply is not repeated: it is recognised in spite of its mark
 
 
 def test_a_chat_with_itself_marks_the_other_s_turns_and_its_own(model, seen, tmp_path):
@@ -65,17 +60,17 @@ def test_a_chat_with_itself_marks_the_other_s_turns_and_its_own(model, seen, tmp
 
 
 def test_persona_lines_are_nobody_s():
-    history = turns.ChatHistory({"speakers": True, "interactive_mode": True}, dict_agent=Words())
+    history = ChatHistory({"speakers": True, "interactive_mode": True}, dict_agent=Words())
     history.update_history({"text": "your persona: i have a cat\nhi"})
     history.add_reply("hello")
     assert history.get_history_str() == "your persona: i have a cat\nA: hi\nB: hello"
-    plain = turns.ChatHistory({"speakers": True}, dict_agent=Words())
+    plain = ChatHistory({"speakers": True}, dict_agent=Words())
     plain.update_history({"text": "A: hi"})
     assert plain.get_history_str() == "A: hi"
 
 
 class Words:
-    """As much of a dictionary as a history asks for."""
+    """The part of a dictionary that a history uses."""
 
     @staticmethod
     def txt2vec(text: str) -> list[int]:

@@ -5,10 +5,11 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel
 
+from poly_agents.encoders import states
 from poly_agents.rankers.uni import UniOptions, UniRanker
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
-from tests.conftest import make_ranker
+from tests.rankers import make_ranker
 
 FAMILIES = "bert", "electra", "roberta", "distilbert"
 
@@ -72,7 +73,7 @@ def test_contexts_scored_in_slices_score_the_same(tiny, tokenizer, texts, monkey
     ranker = make_ranker(UniRanker, tiny, tokenizer)
     contexts, candidates = pad(texts(5, 9, 2, 13)), pad(texts(3, 6, 2))
     whole = ranker(contexts, candidates)
-    monkeypatch.setitem(__import__("poly_agents.encoders.backbone").backbone.TOKEN_BUDGET, "cpu", 1)
+    monkeypatch.setitem(states.TOKEN_BUDGET, "cpu", 1)
     assert_close(ranker(contexts, candidates), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -95,7 +96,8 @@ def test_a_pool_that_is_too_large_is_refused_with_a_way_out(tiny, tokenizer, tex
 
 
 @pytest.mark.parametrize(
-    ("family", "message"), [("mpnet", "mpnet tells positions by the distance"), ("modernbert", "layers of modernbert")]
+    ("family", "message"),
+    [("mpnet", "attention of mpnet depends on the distance"), ("modernbert", "layers of modernbert")],
 )
 def test_other_families_are_refused_by_name(encoders, family, message):
     with pytest.raises(ValueError, match=message):
