@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from parlai.core.loader import SCRIPT_REGISTRY
 from parlai.core.script import setup_script_registry
 from parlai.utils import logging as parlai_logging
@@ -46,8 +45,6 @@ READY = ("demo", "poly", "bi", "cross")  # models that every page finds under mo
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """The tiny encoders, and a folder to copy: trained models, and data sets that the pages name."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
     root = tmp_path_factory.mktemp("docs")
     bert = make_encoder(root / "bert", "bert", max_position_embeddings=600)
     t5 = make_encoder_decoder(root / "t5")
@@ -74,7 +71,6 @@ def small(tmp_path_factory):
             parlai(words, bert, t5)
         yield root, bert, t5
     chitchat.conversations.cache_clear()
-    torch.set_num_threads(threads)
 
 
 def parlai(words: list[str], bert: str, t5: str, only_parse: bool = False) -> None:
