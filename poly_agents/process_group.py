@@ -8,6 +8,8 @@ other directly. `launch` starts such a run on this machine:
 - It watches the workers. When one dies, it closes the store, so that no process waits there for the dead one. A
   process that already talks to the dead one sees the closed connection.
 - It stops all workers before it returns or raises, and its error names the process that failed.
+- It divides the cores among the processes. Otherwise each would start a thread for every core, and they would spend most
+  of the time waiting for each other.
 
 A process that is alive but does not answer is given up after `timeout()`.
 """
@@ -86,9 +88,12 @@ def launch(run: Callable[..., Any], world_size: int, port: int | None = None) ->
     """
     if world_size < 1:
         raise ValueError(f"--distributed-world-size must be at least 1, got {world_size}")
+    threads = torch.get_num_threads()
+    share = threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // world_size)
     os.environ[CLIENTS_ONLY] = "True"
+    torch.set_num_threads(share)
     try:
-        with Workers(run, world_size, port) as workers:
+        with Workers(run, world_size, port, share) as workers:
             try:
                 result = run(rank=0, port=workers.port)
             except Exception as error:
@@ -101,6 +106,7 @@ def launch(run: Callable[..., Any], world_size: int, port: int | None = None) ->
             raise workers.failure()
         return result
     finally:
+        torch.set_num_threads(threads)
         del os.environ[CLIENTS_ONLY]
 
 
@@ -110,13 +116,13 @@ class Workers:
     As a context manager it stops the workers at its end.
     """
 
-    def __init__(self, run: Callable[..., Any], world_size: int, port: int | None):
+    def __init__(self, run: Callable[..., Any], world_size: int, port: int | None, threads: int):
         self.failures: dict[int, str] = {}  # rank -> how it ended, in the order in which they did
         self.tracebacks: dict[int, str] = {}
         self.store = open_store(port)
         self.port = self.store.port
         self.context = torch.multiprocessing.start_processes(
-            work, (run, self.port), world_size - 1, join=False, start_method="spawn"
+            work, (run, self.port, threads), world_size - 1, join=False, start_method="spawn"
         )
         self.watcher = Thread(target=self._watch, daemon=True)
         self.watcher.start()
@@ -178,8 +184,9 @@ class Workers:
         return error
 
 
-def work(index: int, run: Callable[..., Any], port: int) -> None:
+def work(index: int, run: Callable[..., Any], port: int, threads: int) -> None:
     """Be a worker."""
+    torch.set_num_threads(threads)
     run(rank=index + 1, port=port)
 
 

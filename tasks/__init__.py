@@ -4,8 +4,6 @@ import importlib
 import pkgutil
 import re
 
-SHARED = {"examples", "order", "reading", "response"}  # modules that are no data sets
-
 
 def teacher(name: str) -> type:
     """Import a teacher class: `ChitchatTeacher` is in `poly_agents.tasks.chitchat`. Raises AttributeError if unknown.
@@ -25,4 +23,4 @@ def teacher(name: str) -> type:
 def names() -> list[str]:
     """List all tasks, each the NAME of `-t poly_agents:NAME`."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if name not in SHARED and not name.startswith("_"))
+    return sorted(name for name in modules if not name.startswith("_"))

@@ -33,12 +33,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import columns, json_object, rows
+from poly_agents.agents.teachers.response import ResponseTeacher, logging, variant
 from poly_agents.evaluation.submissions import Ranking, trec
 from poly_agents.files import atomic
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.reading import columns, json_object, rows
-from poly_agents.tasks.response import ResponseTeacher, logging, variant
 
 SITE = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 MD5 = {  # of the archives, as BEIR's README lists them

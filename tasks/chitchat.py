@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from poly_agents.tasks.examples import Example, draw_candidates, replies
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.examples import Example, draw_candidates, replies
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 SEED = "chitchat-1"  # another seed makes another data set
 CHAT_CANDIDATES = 5000

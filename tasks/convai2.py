@@ -17,9 +17,9 @@ The variants have ParlAI's names: `self_original` (the default, also `self`), `s
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher, normalize_reply, variant
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher, normalize_reply, variant
 
 PERSONAS = {  # variant -> its part of the file's name
     "": "self_original",

@@ -25,10 +25,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from poly_agents.agents.teachers.examples import draw_candidates, replies
+from poly_agents.agents.teachers.reading import json_object
+from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import draw_candidates, replies
-from poly_agents.tasks.reading import json_object
-from poly_agents.tasks.response import ResponseTeacher
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
 END = "__eou__"

@@ -19,10 +19,10 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import json_object
+from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.reading import json_object
-from poly_agents.tasks.response import ResponseTeacher, variant
 
 SITE = "https://iitmnlp.github.io/DailyDialog-plusplus/dataset"
 KINDS = {  # variant -> which wrong responses are candidates

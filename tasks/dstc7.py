@@ -28,10 +28,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poly_agents.agents.teachers.examples import Example, draw_candidates
+from poly_agents.agents.teachers.reading import BAD_ROW, open_text
+from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example, draw_candidates
-from poly_agents.tasks.reading import BAD_ROW, open_text
-from poly_agents.tasks.response import ResponseTeacher, variant
 
 NONE = "none of these"  # the candidate that is right if no other one is
 SAMPLED = 16

@@ -22,9 +22,9 @@ where 19.4% lack one, the right answer is added.
 import random
 from collections.abc import Iterator
 
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.reading import columns, json_object
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import columns, json_object
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 POOLS = (100, 500, 1000, 1500)
 

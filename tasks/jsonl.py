@@ -11,9 +11,9 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 
-from poly_agents.tasks.examples import CANDIDATES, Example, draw_candidates
-from poly_agents.tasks.reading import json_object
-from poly_agents.tasks.response import ResponseTeacher, logging, warn_once
+from poly_agents.agents.teachers.examples import CANDIDATES, Example, draw_candidates
+from poly_agents.agents.teachers.reading import json_object
+from poly_agents.agents.teachers.response import ResponseTeacher, logging, warn_once
 
 KEYS = ("context", "response", "candidates")
 

@@ -23,10 +23,10 @@ from collections.abc import Container, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import columns
+from poly_agents.agents.teachers.response import ResponseTeacher, logging
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.reading import columns
-from poly_agents.tasks.response import ResponseTeacher, logging
 
 SITE = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
 TRIPLES = 1_000_000

@@ -20,8 +20,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher, variant
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher, variant
 
 LETTERS = ("A", "B", "C", "D")
 NUMBERED = re.compile(r"\D*(\d+)")

@@ -26,9 +26,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from poly_agents.tasks.examples import Example, draw_candidates
-from poly_agents.tasks.reading import BAD_ROW, open_binary
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.examples import Example, draw_candidates
+from poly_agents.agents.teachers.reading import BAD_ROW, open_binary
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
 FOREIGN = set(

@@ -18,8 +18,8 @@ grades. The authors' code reports Kendall's weighted tau here; papers that cite 
 
 from collections.abc import Iterator
 
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import variant
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import variant
 from poly_agents.tasks.tabs import TabsTeacher
 
 JUDGES = ("brandenwang", "lt", "lt2")

@@ -14,9 +14,9 @@ Pairs on whose label the annotators did not agree ("-") are left out. The exampl
 import json
 from collections.abc import Iterator
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher
 
 LABELS = ("entailment", "contradiction", "neutral")
 

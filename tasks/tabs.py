@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher, logging
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher, logging
 
 CHINESE = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
 BESIDE_CHINESE = re.compile(rf"(?<=[{CHINESE}])\s+|\s+(?=[{CHINESE}])")

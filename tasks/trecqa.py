@@ -19,9 +19,9 @@ whose sentences are all right; `-t poly_agents:trecqa:raw` keeps them.
 import csv
 from collections.abc import Iterator
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher, variant
 from poly_agents.tasks.wikiqa import Answer, examples, is_right
 
 SITE = "https://raw.githubusercontent.com/brmson/dataset-sts/master/data/anssel/wang"

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from poly_agents.tasks.examples import Example, draw_candidates
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.examples import Example, draw_candidates
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 TURNS = 8
 ADDRESSED = re.compile(r"[\s@]*([^\s:,;>]+)(\s*[:,;>]+\s*|\s+-+\s+|\s+)")

@@ -15,10 +15,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import open_text
+from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.reading import open_text
-from poly_agents.tasks.response import ResponseTeacher
 
 LONGEST = 1 << 24  # characters of a field; Python's csv allows 131,072 by default
 

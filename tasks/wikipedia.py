@@ -14,9 +14,9 @@ Variant `small`: trains on 250,000 articles.
 import random
 from collections.abc import Iterator, Sequence
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.files.download import Download
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher, variant
 
 SITE = "https://dl.fbaipublicfiles.com/starspace"
 EVALUATION = tuple(f"wikipedia_{part}{kind}.txt" for part in ("dev", "test") for kind in ("10k", "_basedocs"))

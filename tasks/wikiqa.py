@@ -16,9 +16,9 @@ the official package. Questions whose sentences are all right stay.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.reading import columns
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import columns
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 HEADER = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel"
 

@@ -8,8 +8,8 @@ import pytest
 from parlai.core.opt import Opt
 
 from poly_agents import tasks
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

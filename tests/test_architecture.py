@@ -19,13 +19,13 @@ ORDER = [
     "_parlai",
     "poly_agents",  # __init__.py
     "plugin",
+    "tasks",
     "agents",
     "learning",
     "export",
     "zoo",
     "models",
     "rankers",
-    "tasks",
     "candidates",
     "evaluation",
     "pretrained",
@@ -38,7 +38,7 @@ ORDER = [
     "options",
     "files",
 ]
-KNOWS_PARLAI = ("poly_agents.agents", "poly_agents._parlai", "poly_agents.tasks.response")
+KNOWS_PARLAI = ("poly_agents.agents", "poly_agents._parlai", "poly_agents.agents.teachers.response")
 
 # Modules that are imported by a computed name: what the names can be.
 LOOKUPS = {
@@ -46,7 +46,7 @@ LOOKUPS = {
     "poly_agents.tasks": "poly_agents.tasks",
     "poly_agents.zoo.cards": "poly_agents.rankers",
     "poly_agents.agents": "parlai",
-    "poly_agents.tasks.reading": "zstandard",
+    "poly_agents.agents.teachers.reading": "zstandard",
 }
 MOST_LINES, MOST_OF_A_CLASS = 300, 240
 
@@ -121,7 +121,7 @@ def test_imports_run_one_way_and_few_know_parlai(copy):
     ("file", "line", "fault"),
     [
         ("text/tokens.py", "from poly_agents.scoring import maths", "which is above it"),
-        ("scoring/maths.py", "def f():\n    from poly_agents.scoring import ranker", "a circle of files"),
+        ("scoring/ranker.py", "def f():\n    from poly_agents.scoring import reduction", "a circle of files"),
         ("rankers/bi.py", "from parlai.core.agents import Agent", "poly_agents.rankers.bi imports parlai"),
         ("models/textranker.py", "from poly_agents import zoo", "which is above it"),
         ("candidates/milvus.py", "from poly_agents.agents.ranker_agent import RankerAgent", "which is above it"),

@@ -11,10 +11,10 @@ from parlai.core.loader import load_teacher_module
 from parlai.core.opt import Opt
 
 from poly_agents import tasks
+from poly_agents.agents.teachers.examples import Example, draw_candidates, normalized
+from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.tasks import chitchat
-from poly_agents.tasks.examples import Example, draw_candidates, normalized
 from poly_agents.tasks.jsonl import JsonlTeacher
-from poly_agents.tasks.response import ResponseTeacher, variant
 
 
 def teacher(**options) -> chitchat.ChitchatTeacher:
@@ -34,7 +34,7 @@ def test_parlai_finds_every_task_with_and_without_a_variant(name):
     assert kind.__module__ == f"poly_agents.tasks.{name}" and issubclass(kind, ResponseTeacher)
 
 
-@pytest.mark.parametrize("name", [*tasks.names(), *sorted(tasks.SHARED)])
+@pytest.mark.parametrize("name", tasks.names())
 def test_examples_in_the_documentation_hold(name):
     assert doctest.testmod(importlib.import_module(f"poly_agents.tasks.{name}")).failed == 0
 

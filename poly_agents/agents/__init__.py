@@ -8,7 +8,7 @@ import importlib
 import re
 from functools import cache
 
-from poly_agents import patches, rankers
+from poly_agents import patches
 
 try:
     importlib.import_module("parlai.core.opt")
@@ -39,6 +39,7 @@ def agent_class(name: str) -> type:
         from poly_agents.agents import cascade, tfidf
 
         return {"cascade": cascade.CascadeAgent, "tfidf": tfidf.TfidfAgent}[name]
+    from poly_agents import rankers
     from poly_agents.agents.ranker_agent import RankerAgent
 
     ranker = rankers.ranker_class(name)
@@ -54,6 +55,6 @@ def __getattr__(name: str) -> type:
     try:
         return agent_class("_".join(words).lower())
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(rankers.__name__):
+        if not (error.name or "").startswith("poly_agents.rankers"):
             raise  # a ranker's own import failed
         raise AttributeError(f"module {__name__!r} has no agent {name!r}") from error

@@ -7,7 +7,6 @@ wrong (candidates matched by truncated ids, stale encodings, repeat blocking tha
 memory runs out) is done here by text and by fingerprint instead.
 """
 
-import math
 from collections import Counter
 from functools import cached_property, partial
 from typing import ClassVar
@@ -16,7 +15,6 @@ import torch
 from parlai.core.metrics import AverageMetric
 from parlai.core.torch_agent import Output
 from parlai.core.torch_ranker_agent import TorchRankerAgent
-from parlai.utils import logging
 from parlai.utils.distributed import num_workers
 from torch.nn.functional import cross_entropy
 
@@ -30,7 +28,6 @@ from poly_agents.agents.report import Evaluation, EvaluationOptions, Scored
 from poly_agents.agents.training_run import ProgressBar, TrainingCandidates
 from poly_agents.learning import training
 from poly_agents.learning.distill import Teacher
-from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models import opening
 from poly_agents.models.textranker import TextRanker
@@ -209,10 +206,9 @@ class RankerAgent(TorchRankerAgent):
         return Output()
 
     def _record_training(self, loss: list[float], ranks: list[float]) -> None:
-        self.record_local_metric("mean_loss", AverageMetric.many(loss))
-        self.record_local_metric("rank", AverageMetric.many(ranks))
-        self.record_local_metric("mrr", [AverageMetric(1 / rank) for rank in ranks])
-        self.record_local_metric("train_accuracy", [AverageMetric(int(rank == 1)) for rank in ranks])
+        shares = {"mrr": [1 / rank for rank in ranks], "train_accuracy": [int(rank == 1) for rank in ranks]}
+        for name, values in ({"mean_loss": loss, "rank": ranks} | shares).items():
+            self.record_local_metric(name, AverageMetric.many(values))
         self.progress.update(len(loss) * num_workers(), sum(loss) / len(loss))
 
     def eval_step(self, batch):
@@ -263,10 +259,8 @@ class RankerAgent(TorchRankerAgent):
             return super().build_lr_scheduler(states, hard_reset)
         done = 0 if hard_reset else (states or {}).get("number_training_updates", 0)
         total = training_run.total_updates(self.opt, self._update_size, lambda: self.train_examples)
-        if 0 < done < (total or math.inf) and not states.get("optimizer"):
-            logging.warning("the model has no optimizer beside it (a .checkpoint has): it starts afresh")
-        warm_up = self.opt["warmup_updates"]
-        self.scheduler = WarmupLinear(self.optimizer, total, None if warm_up < 0 else warm_up, done)
+        has_state = bool((states or {}).get("optimizer"))
+        self.scheduler = training_run.linear_schedule(self.opt, self.optimizer, total, done, has_state)
         self._number_training_updates = done
 
     @property

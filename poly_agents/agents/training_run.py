@@ -1,7 +1,9 @@
 """What a training run of ParlAI needs: candidates for each batch, the number of updates, a progress bar."""
 
+import math
 from collections.abc import Callable, Iterable
 
+import torch
 from parlai.utils import logging
 from parlai.utils.misc import warn_once
 from tqdm import tqdm
@@ -12,6 +14,7 @@ from poly_agents.candidates import pool as pools
 from poly_agents.candidates.pool import Pool
 from poly_agents.learning import schedule
 from poly_agents.learning.negatives import HardNegatives
+from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.text.turns import Turn
 
@@ -82,6 +85,24 @@ def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> i
             "see nothing but its beginning: give --max-train-steps, or leave out --num-epochs"
         )
     return total
+
+
+def linear_schedule(
+    opt, optimizer: torch.optim.Optimizer, total: int | None, done: int, has_state: bool
+) -> WarmupLinear:
+    """Make the learning rate's schedule. Warns if a run goes on without the state of its optimizer.
+
+    Args:
+        opt: ParlAI's options.
+        optimizer: whose learning rate it sets.
+        total: how many updates the run will make, or None.
+        done: how many were made.
+        has_state: whether the optimizer's state was loaded.
+    """
+    if 0 < done < (total or math.inf) and not has_state:
+        logging.warning("the model has no optimizer beside it (a .checkpoint has): it starts afresh")
+    warm_up = opt["warmup_updates"]
+    return WarmupLinear(optimizer, total, None if warm_up < 0 else warm_up, done)
 
 
 class ProgressBar:

@@ -35,9 +35,12 @@ def shared(texts: Sequence[str], ids: Sequence[Sequence[int]], labels: Sequence[
     """Make one pool for the whole batch.
 
     Args:
-        texts: candidates; equal ones may come several times.
+        texts: candidates. Equal ones may come several times.
         ids: the bare ids of each.
-        labels: the right response of each context, if there are labels.
+        labels: the right response of each context. None: there are no labels.
+
+    >>> shared(["yes", "no", "yes"], [[5], [6], [5]], ["no"])
+    Pool(texts=['yes', 'no'], ids=[[5], [6]], index=None, labels=tensor([1]))
     """
     texts, ids, numbers = _distinct(texts, ids)
     return Pool(texts, ids, None, _columns([numbers] * len(labels), labels) if labels else None)
@@ -111,6 +114,10 @@ def add(pool: Pool, texts: Sequence[str], ids: Sequence[Sequence[int]], own: Seq
         texts: new candidates of all contexts.
         ids: the bare ids of each.
         own: for each context, which of `texts` become its candidates.
+
+    >>> pool = shared(["hi", "no"], [[1], [2]], ["hi", "no"])
+    >>> add(pool, ["yes"], [[3]], [["yes"], []]).index.tolist()
+    [[0, 1, 2], [0, 1, -1]]
     """
     texts, ids, numbers = _distinct([*pool.texts, *texts], [*pool.ids, *ids])
     rows = [_unique([*pool.row(number), *(numbers[_key(text)] for text in new)]) for number, new in enumerate(own)]
@@ -126,6 +133,11 @@ def common(pool: Pool, pools: Sequence[Pool]) -> Pool:
 
     Returns:
         A pool with the candidates of all processes, in which each context has the candidates that it had before.
+
+    >>> first, second = shared(["hi", "no"], [[1], [2]], ["no"]), shared(["yes", "hi"], [[3], [1]], ["yes"])
+    >>> joined = common(second, [first, second])
+    >>> joined.texts, joined.index.tolist()
+    (['hi', 'no', 'yes'], [[2, 0]])
     """
     texts, ids, numbers = _distinct([t for p in pools for t in p.texts], [i for p in pools for i in p.ids])
     rows = [[numbers[_key(pool.texts[number])] for number in pool.row(context)] for context in range(len(pool.labels))]
@@ -133,7 +145,7 @@ def common(pool: Pool, pools: Sequence[Pool]) -> Pool:
 
 
 def _key(text: str) -> str:
-    """Return what is compared of two texts."""
+    """Return the part of a text by which texts are compared: all but the space around it."""
     return text.strip()
 
 

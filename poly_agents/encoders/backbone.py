@@ -161,7 +161,7 @@ class Backbone(nn.Module):
     def _packed_now(self, tokens: Tokens) -> packed.PackedEncoder | None:
         """Return the encoder that runs without padding, with today's weights, or None where it cannot be used."""
         if self.training or not packed.can_run(self.model, self.dtype, tokens):
-            self._packed = None  # a training step may follow, and a fused optimiser changes weights without a trace
+            self._packed = None  # a training step may follow, and a fused optimizer changes weights without a trace
         elif self._packed is None or not self._packed.is_current():
             self._packed = packed.PackedEncoder(self.model, self.dtype, self.segments)
         return self._packed

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from poly_agents.files.atomic import replace
 
-KEY = "poly_agents"  # of the header, in the metadata of the safetensors file
+KEY = "poly_agents"  # the header's key in the metadata of the safetensors file
 HELD = 2**27  # bytes of a mapped file that stay in memory while its tensors are popped
 
 
 class MappedWeights(Mapping[str, Tensor]):
     """The tensors of a file that is mapped into memory, by name. Popped one by one they need little memory.
 
-    What was read from a mapping stays in memory as long as the mapping is in use. So `pop` maps the file a second time
-    after every 128 MB. The earlier mapping is freed together with the tensors that were popped from it.
+    A tensor that was read stays in memory as long as its mapping is in use. So `pop` maps the file a second time after
+    every 128 MB. The earlier mapping is freed together with the tensors that were popped from it.
     """
 
     def __init__(self, map_file: Callable[[], dict[str, Tensor]]):

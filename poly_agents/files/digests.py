@@ -10,5 +10,7 @@ def text_digest(text: str, size: int) -> bytes:
 
     >>> text_digest("hello", 4).hex()
     'ea6706f7'
+    >>> len(text_digest("\\ud800", 8))  # half of a surrogate pair
+    8
     """
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()

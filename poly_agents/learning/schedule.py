@@ -24,6 +24,8 @@ def total_updates(max_steps: int, epochs: float, examples: Callable[[], int], up
 
     >>> total_updates(-1, 1.5, lambda: 100, 32)
     5
+    >>> total_updates(7, 1.5, lambda: 100, 32)
+    7
     """
     if max_steps > 0:
         return max_steps

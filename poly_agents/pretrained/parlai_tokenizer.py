@@ -35,7 +35,7 @@ WORD_END = "</w>"  # ends the last piece of a word in subword-nmt's merges
 
 @dataclass(frozen=True)
 class TextSteps:
-    """What ParlAI does to a text besides splitting it. Saved tokenizers and fingerprints hold these names."""
+    """ParlAI's steps on a text besides splitting it. Saved tokenizers and fingerprints hold these names."""
 
     kind: str  # --dict-tokenizer
     lower: bool  # lower-case the text

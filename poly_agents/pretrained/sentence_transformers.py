@@ -134,7 +134,7 @@ def dense_layer(module: Module, source: str) -> tuple[int, str]:
 
 
 class Colbert(NamedTuple):
-    """What a ColBERT checkpoint has besides its encoder."""
+    """The parts of a ColBERT checkpoint besides its encoder."""
 
     general: dict[str, Any]  # similarity and prompts, as in config_sentence_transformers.json
     projection: Tensor  # W, [D', D]

@@ -101,7 +101,7 @@ class MixOptions(RankerOptions):
 
 
 class Mixed(NamedTuple):
-    """What an interaction layer makes of C candidates for each context."""
+    """The state of C candidates for each context between two interaction layers."""
 
     vectors: Tensor  # E, [B, C, K, D]; before the first layer [G, C, K, D]
     hint: Tensor | None  # H, [B, C, D]; None before the first layer, where it is 0

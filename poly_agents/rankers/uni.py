@@ -44,11 +44,11 @@ class UniOptions(RankerOptions):
 class Parts(NamedTuple):
     """Where the T real tokens of contexts and candidates are: all contexts', then all candidates'.
 
-    What is done token by token is done to the packed tokens, and attention to the two parts.
+    Maps and norms run on the packed tokens, attention on the two padded parts.
     """
 
-    context: Real  # of a mask [B, L]
-    candidates: Real  # of a mask [B, C, L']
+    context: Real  # in [B, L]
+    candidates: Real  # in [B, C, L']
 
     def pack(self, context: Tensor, candidates: Tensor) -> Tensor:
         """Take the real tokens out of contexts [B, L, *] and candidates [B, C, L', *] -> [T, *]."""

@@ -63,7 +63,7 @@ class PromptOptions(RankerOptions):
 
 
 class PretrainedParts(NamedTuple):
-    """What a pretrained checkpoint has for a ranker besides the encoder."""
+    """Options and weights that a pretrained checkpoint has for a ranker, besides the encoder."""
 
     options: dict[str, Any]  # values for open options
     weights: dict[str, Tensor]  # by their names in the ranker

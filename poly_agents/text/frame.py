@@ -18,7 +18,7 @@ class Piece(NamedTuple):
     """Tokens that are the same in every row."""
 
     ids: tuple[int, ...]
-    segments: tuple[int, ...]  # of each token
+    segments: tuple[int, ...]  # the segment of each token
 
 
 class Text(NamedTuple):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from poly_agents.tasks.examples import Example
+from poly_agents.agents.teachers.examples import Example
 
 
 def epoch_random(seed: int | None, epoch: int) -> random.Random:

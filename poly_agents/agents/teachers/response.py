@@ -18,12 +18,12 @@ from parlai.utils.distributed import get_rank, num_workers
 from parlai.utils.misc import warn_once
 from parlai.utils.strings import normalize_reply
 
+from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.order import Shuffles, Stream, epoch_random, shuffle_buffer
+from poly_agents.agents.teachers.reading import describe, find_downloaded, find_given, rows
 from poly_agents.files.checkpoint import examples_seen
 from poly_agents.files.download import Download, DownloadError, Elsewhere
 from poly_agents.options import flag
-from poly_agents.tasks.examples import Example
-from poly_agents.tasks.order import Shuffles, Stream, epoch_random, shuffle_buffer
-from poly_agents.tasks.reading import describe, find_downloaded, find_given, rows
 from poly_agents.text.turns import TurnFormat
 
 __all__ = ["ResponseTeacher", "logging", "normalize_reply", "variant", "warn_once"]
