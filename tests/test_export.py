@@ -171,7 +171,7 @@ def encoded(folder, *texts) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("agent", ["bi", "poly"])
 def test_onnxruntime_gives_the_same_scores_for_any_number_of_texts(one_layer, agent, tmp_path):
-    """From the files of the folder alone: its tokeniser and its graphs."""
+    """Only files of the folder are read: its tokenizer and its graphs."""
     model = shaken(agent, one_layer, **VARIANTS[agent])
     folder = tmp_path / "out"
     export(model, "onnx", folder)

@@ -24,7 +24,7 @@ class Pool(NamedTuple):
         return [number for number in self._index_row(context).tolist() if number >= 0]
 
     def column_of(self, context: int, number: int) -> Tensor | int:
-        """Return what selects the column of a candidate among those of one context."""
+        """Find a candidate by its number among those of one context. Returns its column, or a mask [C] with it."""
         return number if self.index is None else self._index_row(context) == number
 
     def _index_row(self, context: int) -> Tensor:

@@ -94,7 +94,7 @@ def bounds(views: Tensor, vectors: Vectors, size: int) -> Tensor:
     for segment in vectors.segments:
         coded = encode_views(views, segment["basis"])
         errors = segment["code_errors"] * coded.length + segment["code_rests"] * coded.rest
-        rounding = 1e-5 * (coded.length + coded.rest)  # of these sums in float32
+        rounding = 1e-5 * (coded.length + coded.rest)  # what rounding these sums to float32 adds, at most
         parts.append(largest_products(coded, segment, size) + errors + segment["norms"] * (coded.error + rounding))
     return torch.cat(parts)
 

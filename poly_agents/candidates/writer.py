@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
     """How to encode the candidates of a store."""
 
     encode: Callable[[list[str]], Any]  # N texts -> N encoded candidates
-    fingerprint: str  # of everything that `encode` depends on
+    fingerprint: str  # identifies everything that `encode` depends on
     precision: str = "float32"  # type to store vectors in, one of `vectors.STORED_AS`
 
 

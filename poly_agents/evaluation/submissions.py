@@ -29,7 +29,7 @@ class Ranking(NamedTuple):
 
     example: Id
     candidates: list[Id]  # best first
-    scores: list[float]  # of the candidates
+    scores: list[float]  # one for each candidate
     total: float  # log of the sum of exp(score) over all candidates of the example
 
     def rows(self) -> list[tuple[int, Id, float]]:
@@ -117,7 +117,7 @@ class Submission:
     def __init__(self, path: str, format_name: str):
         self.path, self.format = path, FORMATS[format_name]
         self.written: list[Ranking] = []
-        self.new: list[Ranking] = []  # of this process, since the last `close`
+        self.new: list[Ranking] = []  # rankings of this process since the last `close`
 
     def add(
         self,

@@ -41,8 +41,8 @@ def write_tokenizer(tokenizer: Tokenizer, encoder: Backbone, folder: Path, lengt
         length: the longest text in tokens, special tokens included.
 
     Returns:
-        What to write between two turns, in words: a newline, or the separator itself if the tokenizer's own steps would
-        drop a newline before it can be replaced.
+        The separator to write between two turns, in words. It is a newline, or the separator token itself if the
+        tokenizer's own steps would drop a newline before it can be replaced.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -92,7 +92,7 @@ def write_readme(model: TextRanker, folder: Path, separator: str, use: str) -> N
     Args:
         model: the model that was exported.
         folder: where to write.
-        separator: what to write between two turns, in words.
+        separator: the separator to write between two turns, in words.
         use: how to open the files, and how to make a score of them.
     """
     agent = model.header()["agent"]

@@ -57,7 +57,7 @@ class Teacher:
         """
         rows = [range(len(texts))] * len(contexts) if index is None else index.tolist()
         digests = [text_digest(text, 8) for text in texts]
-        keys: list[list[bytes | None]] = []  # of each pair, None where the index is -1
+        keys: list[list[bytes | None]] = []  # a key for each pair, None where the index is -1
         for context, row in zip(contexts, rows, strict=True):
             digest = text_digest(context, 8)
             keys.append([digest + digests[number] if number >= 0 else None for number in row])
