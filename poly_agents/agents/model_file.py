@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from parlai.core.build_data import modelzoo_path
 from parlai.utils import logging
-from torch import nn
 
 from poly_agents import zoo
 from poly_agents.agents.arguments import is_training
@@ -138,8 +137,3 @@ def restore_trainstats(path: str) -> None:
     except ValueError:
         logging.warning(f"{path} was cut off by a kill; taking the one before it")
         os.replace(f"{path}.previous", path)
-
-
-def without_wrapper(model: nn.Module) -> nn.Module:
-    """Return the model without its wrapper of distributed training."""
-    return getattr(model, "module", model)

@@ -41,6 +41,7 @@ class RankerAgent(TorchRankerAgent):
     """A `Ranker` as a ParlAI agent. `poly_agents.agents.agent_class` makes one subclass for each ranker."""
 
     ranker: ClassVar[type[Ranker]]
+    sources: Candidates | None = None
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -71,11 +72,9 @@ class RankerAgent(TorchRankerAgent):
         self.examples_seen: Counter[str] = Counter()
         self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
         super().__init__(opt, shared)
-        if shared:
-            return
-        if is_training(opt):
+        if not shared and is_training(opt):
             self._prepare_training()
-        else:
+        elif not shared:
             self.ranker_module.lower_precision()
 
     def _prepare_training(self) -> None:
@@ -120,7 +119,7 @@ class RankerAgent(TorchRankerAgent):
     @property
     def ranker_module(self) -> Ranker:
         """Return the model without its wrapper of distributed training."""
-        return model_file.without_wrapper(self.model)
+        return getattr(self.model, "module", self.model)
 
     @property
     def text_ranker(self) -> TextRanker:
@@ -144,14 +143,15 @@ class RankerAgent(TorchRankerAgent):
             return
         examples = {task: count * num_workers() for task, count in self.examples_seen.items()}
         counters = {"number_training_updates": self._number_training_updates, "examples_seen": examples}
-        trains = path.endswith(".checkpoint") and is_training(self.opt)
-        optimizer = self.optimizer.state_dict() if trains else None
+        optimizer = self.optimizer.state_dict() if path.endswith(".checkpoint") and is_training(self.opt) else None
         state = model_file.training_state(self.opt, counters, getattr(self, "scheduler", None), optimizer)
         model_file.save(path, self.text_ranker, self.opt, state)
 
     def load(self, path):
         """Load the weights of a model file, and the state of training that a checkpoint has."""
         saved = opening.read_weights(path)
+        if self.sources:
+            self.sources.forget()
         self.ranker_module.load_tensors(saved.weights, path)
         for task, count in saved.header.get("examples_seen", {}).items():
             self.examples_seen[task] = count // num_workers()
@@ -186,7 +186,8 @@ class RankerAgent(TorchRankerAgent):
 
     def train_step(self, batch):
         self.sources.forget()
-        epochs = self._epochs_done() if self.training_options.hard_negatives else 0.0
+        seen = sum(self.examples_seen.values()) * num_workers()
+        epochs = seen / self.train_examples if self.training_options.hard_negatives else 0.0
         pool = self.training_candidates.of(batch, self.candidates, self._number_training_updates, epochs)
         contexts = [example.context for example in batch.examples]
         taught = self.teacher.scores(contexts, pool.texts, pool.index) if self.teacher else None
@@ -219,10 +220,8 @@ class RankerAgent(TorchRankerAgent):
         said = answers.said_in(batch.examples) if blocks_repeats else None
         limit = self.opt["cap_num_predictions"]
         if self.sources.search and pool.labels is None and not self.evaluation.submission:
-            most = limit + max(map(len, said or [()]))
-            return answers.output(
-                answers.choose(self.sources.best(batch.tokens, most), limit, said), self.opt, self.random
-            )
+            best = self.sources.best(batch.tokens, limit + max(map(len, said or [()])))
+            return answers.output(answers.choose(best, limit, said), self.opt, self.random)
         scored = self.sources.score(batch.tokens, pool, self.eval_candidates)
         store = self.sources.search.store if self.sources.search else None
         answers.submit(self.evaluation, batch.examples, scored, store)
@@ -272,9 +271,6 @@ class RankerAgent(TorchRankerAgent):
     def train_examples(self) -> int:
         """Return how many examples the tasks have to train on."""
         return sum(teacher.num_examples() for teacher in teachers.teachers(self.opt))
-
-    def _epochs_done(self) -> float:
-        return sum(self.examples_seen.values()) * num_workers() / self.train_examples
 
     @cached_property
     def progress(self) -> ProgressBar:
