@@ -49,7 +49,7 @@ def shared(texts: Sequence[str], ids: Sequence[Sequence[int]], labels: Sequence[
 def separate(
     texts: Sequence[Sequence[str]], ids: Sequence[Sequence[Sequence[int]]], labels: Sequence[str] | None
 ) -> Pool:
-    """Give each context its own candidates. The arguments are as those of `shared`, with one list for each context."""
+    """Give each context its own candidates. Takes the arguments of `shared`, with one list for each context."""
     all_texts, all_ids, numbers = _distinct([t for row in texts for t in row], [i for row in ids for i in row])
     rows = [_unique(numbers[_key(text)] for text in row) for row in texts]
     places = [{_key(all_texts[number]): column for column, number in enumerate(row)} for row in rows]

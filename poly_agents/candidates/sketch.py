@@ -89,7 +89,7 @@ def estimates(views: Tensor, vectors: Vectors, size: int) -> Tensor:
 
 
 def bounds(views: Tensor, vectors: Vectors, size: int) -> Tensor:
-    """Bound the largest inner product of each candidate with a view, from above: [N]. The arguments are as above."""
+    """Bound the largest inner product of each candidate with a view, from above: [N]. As `estimates`, but proven."""
     parts = []
     for segment in vectors.segments:
         coded = encode_views(views, segment["basis"])
