@@ -9,7 +9,7 @@ import re
 
 from griffe import Attribute, Docstring, ExprCall, Extension, Object
 
-FACT = re.compile(r"^[A-Z`][\w`. ]*\S? {2,}\S")
+FACT = re.compile(r"^\S+(?: \S+)* {2,}\S")
 
 
 class Blocks(Extension):
@@ -49,4 +49,4 @@ def kind(paragraph: str) -> str:
     if lines and lines[0].startswith(">>> "):
         return "pycon"
     facts = [line for line in lines if FACT.match(line)]
-    return "text" if len(facts) > 1 and all(line in facts or line.startswith("  ") for line in lines) else ""
+    return "text" if len(facts) > 1 and 2 * len(facts) >= len(lines) else ""
