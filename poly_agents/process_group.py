@@ -8,8 +8,8 @@ other directly. `launch` starts such a run on this machine:
 - It watches the workers. When one dies, it closes the store, so that no process waits there for the dead one. A
   process that already talks to the dead one sees the closed connection.
 - It stops all workers before it returns or raises, and its error names the process that failed.
-- It divides the cores among the processes. Otherwise each would start a thread for every core, and they would spend most
-  of the time waiting for each other.
+- It divides the cores among the processes. Otherwise each would start a thread for every core, and the threads would
+  spend most of the time waiting for each other.
 
 A process that is alive but does not answer is given up after `timeout()`.
 """

@@ -1,11 +1,19 @@
 """Create, train and ask agents as ParlAI does, on a tiny task."""
 
+import json
+from pathlib import Path
+
 from parlai.core.agents import create_agent
 from parlai.core.message import Message
 from parlai.scripts.eval_model import EvalModel
 
 from poly_agents.agents.ranker_agent import RankerAgent
+from poly_agents.text.turns import Turn
 from tests.encoders import WORDS
+from tests.rankers import all_rankers
+
+AGENTS = sorted(all_rankers())
+CACHING = [name for name, kind in all_rankers().items() if kind.can_cache(kind.Options())]
 
 
 def text(number: int, length: int = 3) -> str:
@@ -21,6 +29,9 @@ ROWS = [
     }
     for i in range(23)
 ]
+
+
+TURNS = [Turn("\n".join(row["context"]), row["response"], None) for row in ROWS]
 
 
 def settings(options: dict, name: str, **changes) -> dict:
@@ -48,3 +59,14 @@ def example(context: str, label: str, candidates=None, training=True) -> Message
     if candidates:
         message["label_candidates"] = candidates
     return message
+
+
+def answer(agent, *messages) -> list[Message]:
+    """Replies to a batch of observations, one clone each, as ParlAI's batch world makes them."""
+    clones = [agent.clone() for _ in messages]
+    observed = [clone.observe(message) for clone, message in zip(clones, messages, strict=True)]
+    return agent.batch_act(observed)
+
+
+def train_reports(options) -> list[dict]:
+    return json.loads(Path(f"{options['model_file']}.trainstats").read_text())["train_reports"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 from parlai.scripts.train_model import TrainModel
+from parlai.utils import logging as parlai_logging
 from transformers import logging as transformers_logging
 
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
@@ -23,6 +24,7 @@ from tests.limits import pytest_timeout_cancel_timer, pytest_timeout_set_timer  
 from tests.rankers import all_rankers, cases, make_ranker
 
 transformers_logging.set_verbosity_error()
+parlai_logging.set_log_level(parlai_logging.ERROR)
 
 
 @pytest.fixture(scope="session")

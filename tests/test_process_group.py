@@ -117,6 +117,22 @@ def add_alone(rank: int, port: int) -> float:
         return float(rank)
 
 
+def count_threads(rank: int, port: int) -> list[int]:
+    with join(rank, port):
+        return processes.all_gather(torch.get_num_threads())
+
+
+def test_the_cores_are_divided_among_the_processes(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        assert start(count_threads) == [3, 3]
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "soon", "inf", "nan"])
 def test_a_time_limit_is_a_positive_number_of_seconds(given, monkeypatch):
     monkeypatch.setenv(process_group.TIMEOUT, given)

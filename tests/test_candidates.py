@@ -1,0 +1,144 @@
+"""Every source of candidates, labels and duplicates, and truncation."""
+
+import pytest
+import torch
+from parlai.core.agents import create_agent_from_model_file
+from parlai.scripts.train_model import TrainModel
+
+from tests.agents import AGENTS, CACHING, ROWS, answer, evaluate, example, make, settings
+from tests.encoders import WORDS
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("source", ["batch", "inline", "fixed", "batch-all-cands"])
+def test_every_agent_trains_and_evaluates_with_every_source(options, name, source, pool_file):
+    given = settings(options, name, candidates=source, eval_candidates=source, fixed_candidates_path=pool_file)
+    valid, _ = TrainModel.main(**given, max_train_steps=2, negatives=3)
+    assert 0 <= valid["hits@1"].value() <= valid["hits@5"].value() <= 1
+    assert 0 < valid["mrr"].value() <= 1
+    assert valid["exs"].value() == len(ROWS)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_vocabulary_is_ranked_or_refused_before_any_work(trained, data, name):
+    if name not in CACHING:
+        with pytest.raises(ValueError, match="whole vocabulary is too much"):
+            evaluate(trained[name], data, eval_candidates="vocab")
+        return
+    assert evaluate(trained[name], data, eval_candidates="vocab", ignore_bad_candidates=True)["exs"].value() == 23
+
+
+def test_batch_candidates_are_as_many_as_different_labels(options):
+    agent = make(options, "cross")
+    replies = act(agent, [example("hello", "fine"), example("hi", "my cat"), example("you", "fine")])
+    assert replies["scores"].shape == (3, 2)
+    assert replies["labels"].tolist() == [0, 1, 0]
+
+
+def act(agent, messages) -> dict:
+    """One training batch, with the scores and labels the loss saw."""
+    seen = {}
+    clones = [agent.clone() for _ in messages]
+    batch = agent.batchify([clone.observe(message) for clone, message in zip(clones, messages, strict=True)])
+    pool = agent.sources.of(batch, agent.candidates, training=True)
+    seen["scores"], seen["labels"] = agent.score_candidates(batch, pool), pool.labels
+    return seen
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_sampled_negatives_are_other_responses(options, name):
+    agent = make(options, name, negatives=2)
+    batch = agent.batchify([agent.clone().observe(example(f"{w} hi", w)) for w in WORDS[:7]])
+    from poly_agents.candidates import pool
+
+    whole = agent.sources.of(batch, "batch", training=True)
+    sampled = pool.sample(whole, 2, seed=1)
+    assert sampled.index.shape == (7, 3)
+    assert sampled.index[:, 0].tolist() == whole.labels.tolist() and sampled.labels.tolist() == [0] * 7
+    assert all(len(set(row)) == 3 for row in sampled.index.tolist())
+    assert pool.sample(whole, 2, seed=2).index.tolist() != sampled.index.tolist()
+
+
+def test_missing_candidates_are_refused_with_what_to_give(options, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"context": ["hi"], "response": "fine"}\n' * 3)
+    with pytest.raises(ValueError, match="bring no candidates; give --candidates batch or fixed"):
+        TrainModel.main(**settings(options, "bi", jsonl_path=str(tmp_path), candidates="inline"))
+
+
+def test_candidates_equal_in_text_are_one_and_those_equal_after_truncation_are_two(options):
+    agent = make(options, "bi", label_truncate=2, model_file=None)
+    candidates = ["one two three", "one two four", "one two three", "five"]
+    reply = answer(agent, example("hello", "one two four", candidates, training=False))[0]
+    assert sorted(reply["text_candidates"]) == ["five", "one two four", "one two three"]
+    assert reply["metrics"]["rank"].value() == 1 + reply["text_candidates"].index("one two four")
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_label_that_is_no_candidate_is_named(options, name):
+    agent = make(options, name, model_file=None)
+    message = example("hello how", "my cat", ["fine", "blue"], training=False)
+    with pytest.raises(
+        RuntimeError, match=r"label 'my cat' is not among the inline candidates.*'hello how'.*ignore-bad"
+    ):
+        answer(agent, message)
+
+
+def test_bad_candidates_are_ignored_where_asked(options):
+    agent = make(options, "bi", model_file=None, ignore_bad_candidates=True, candidates="inline")
+    bad = example("hello how", "my cat", ["fine", "blue"], training=False)
+    good = example("hello how", "blue", ["fine", "blue"], training=False)
+    replies = answer(agent, bad, good)
+    assert "rank" not in {k: v for k, v in replies[0]["metrics"].items() if v is not None}
+    assert replies[1]["metrics"]["rank"].value() in (1, 2)
+    trained = agent.batchify([agent.clone().observe(example("hi", "my cat", ["fine", "blue"]))])
+    assert trained.batchsize == 0
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_odd_texts_score_without_harm(trained, name):
+    agent = create_agent_from_model_file(trained[name])
+    for context in ("", "🙂", "ᚠᚢᚦ", "x" * 10_000, "hello " * 10_000, "\n\n"):
+        reply = answer(agent, example(context, "fine", ["fine", "", "🙂", "hello " * 3000], training=False))[0]
+        assert len(reply["text_candidates"]) == 4
+        assert all(torch.tensor(reply["candidate_scores"]).isfinite())
+    single = answer(agent, example("hi", "fine", ["fine"], training=False))[0]
+    assert single["text"] == "fine" and single["metrics"]["rank"].value() == 1
+
+
+def test_candidates_of_different_number_are_ranked_each_alone(trained):
+    for name in AGENTS:
+        agent = create_agent_from_model_file(trained[name])
+        few = example("hello", "fine", ["fine", "blue"], training=False)
+        many = example("my cat", "red", ["red", "blue", "six", "fine", "one"], training=False)
+        together = answer(agent, few, many)
+        assert [len(reply["text_candidates"]) for reply in together] == [2, 5]
+        for reply, alone in zip(together, (answer(agent, few)[0], answer(agent, many)[0]), strict=True):
+            assert reply["text_candidates"] == alone["text_candidates"]
+            assert reply["candidate_scores"] == pytest.approx(alone["candidate_scores"], abs=1e-4)
+
+
+def test_truncation_keeps_the_newest_turns_and_the_head_of_a_candidate(options):
+    agent = make(options, "bi", text_truncate=3, label_truncate=2, model_file=None)
+    words = agent.dict.words
+    seen = agent.observe(example("one two\nthree four", "five six one", ["five six one", "two"], training=False))
+    assert seen["text_vec"] == words.ids("\nthree four")
+    assert seen["eval_labels_vec"] == words.ids("five six")
+    assert seen["label_candidates_vecs"] == [words.ids("five six"), words.ids("two")]
+
+
+def test_parlai_s_truncate_bounds_both(options):
+    agent = make(options, "bi", truncate=17, model_file=None)
+    assert (agent.text_truncate, agent.label_truncate) == (17, 13)
+
+
+def test_truncation_is_counted_and_warned_of_once(trained, data, monkeypatch):
+    warned = []
+    monkeypatch.setattr("poly_agents.agents.observations.warn_once", lambda message: warned.append(message))
+    report = evaluate(trained["bi"], data, text_truncate=4)
+    assert report["ctrunc"].value() == 1.0
+    assert "newest turns" in warned[0]
+
+
+def test_texts_that_do_not_fit_the_encoder_are_refused(options):
+    with pytest.raises(ValueError, match="need 113 positions with the special tokens, the encoder has 97"):
+        make(options, "cross", text_truncate=90, label_truncate=20)
