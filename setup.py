@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import EditableStrategy, editable_wheel
 
@@ -50,7 +50,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=[
-        "poly_agents",
+        *find_packages(include=["poly_agents", "poly_agents.*"], exclude=["poly_agents._parlai*"]),
         "poly_agents._parlai.agents.poly_agents",
         "poly_agents._parlai.scripts",
         "poly_agents._parlai.tasks.poly_agents",
@@ -86,6 +86,7 @@ setup(
             "onnxscript>=0.5",
             "onnxruntime>=1.22",
             "pytest>=8",
+            "grimp>=3.5",  # reads the imports of the package
             "pytest-timeout>=2.3",  # a test that hangs ends
             "ruff>=0.8",
             "sentence-transformers>=5",
