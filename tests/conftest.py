@@ -18,6 +18,7 @@ from transformers import logging as transformers_logging
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.text.tokenizer import Tokenizer
+from tests import parlai_made
 from tests.agents import ROWS, text
 from tests.encoders import FAMILIES, WORDS, make_encoder, make_encoder_decoder
 from tests.limits import pytest_timeout_cancel_timer, pytest_timeout_set_timer  # noqa: F401  hooks of pytest-timeout
@@ -138,3 +139,17 @@ def pool_file(tmp_path) -> str:
     path = tmp_path / "pool.txt"
     path.write_text("\n".join(text(i) for i in range(29)) + "\n", encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def made_by_parlai(data, tmp_path_factory):
+    """Make a model with ParlAI: (agent, options) -> model file."""
+    made = {}
+
+    def once(agent: str, options: dict) -> str:
+        key = agent, json.dumps(options)
+        if key not in made:
+            made[key] = parlai_made.make(agent, options, str(tmp_path_factory.mktemp(agent) / "model"), data)
+        return made[key]
+
+    return once

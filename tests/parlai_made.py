@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import torch
-from parlai.core.agents import create_agent
+from parlai.core.agents import create_agent, create_agent_from_model_file
 from parlai.core.dict import DictionaryAgent
+from parlai.core.message import Message
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
+import poly_agents
 from tests.encoders import WORDS
 
 NAMES = {"bi": "biencoder", "poly": "polyencoder", "cross": "crossencoder"}
@@ -63,3 +65,42 @@ def build_dictionary(opt) -> None:
 def files_of(path: str, folder: str) -> dict[str, bytes]:
     """What an archive of ParlAI's zoo holds of a model."""
     return {f"{folder}{file.name}": file.read_bytes() for file in Path(path).parent.iterdir()}
+
+
+CANDIDATES = [
+    "fine",
+    "my cat is blue",
+    "one two three four five",
+    "one two three four five six",
+    "a b c d e f g h i",
+]
+
+
+def their_scores(path: str, context: list[str], candidates: list[str]) -> torch.Tensor:
+    """One context, one candidate at a time: ParlAI's own numbers depend on padding with some options."""
+    agent = create_agent_from_model_file(path, {"datatype": "valid"})
+    agent.model.eval()
+    found = []
+    for candidate in candidates:
+        agent.reset()
+        for turn in context[:-1]:
+            agent.history.update_history(Message(text=turn))
+        observed = agent.observe(
+            Message(text=context[-1], label_candidates=[candidate], eval_labels=[candidate], episode_done=True)
+        )
+        batch = agent.batchify([observed])
+        with torch.no_grad():
+            vectors = batch.candidate_vecs[0][0].view(1, 1, -1)
+            found.append(agent.score_candidates(batch, vectors).view(-1))
+    return torch.cat(found)
+
+
+def wide(agent: str) -> dict:
+    """Options under which ParlAI's own scores do not depend on padding."""
+    return PUBLISHED | {"reduction_type": "first" if agent == "cross" else "mean"}
+
+
+def scores(path: str) -> torch.Tensor:
+    model = poly_agents.load(path, "float32")
+    found = {ranked.text: ranked.score for ranked in model.rank("hello\nhow are you", CANDIDATES)}
+    return torch.tensor([found[text] for text in CANDIDATES])
