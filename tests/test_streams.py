@@ -13,9 +13,8 @@ from parlai.scripts.multiprocessing_eval import MultiProcessEval
 from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging
 
-from poly_agents.agents.teachers import turns
+from poly_agents.agents.teachers import response, turns
 from poly_agents.files import checkpoint
-from poly_agents.tasks import response
 from poly_agents.tasks.jsonl import JsonlTeacher
 from tests.agents import ROWS, evaluate, settings
 

@@ -1,6 +1,6 @@
-"""The teacher that every data set here extends: examples of response selection, in an order that can be resumed.
+"""The teacher that every data set of `tasks/` extends: examples of response selection, in an order that can be resumed.
 
-This is the one module of `tasks` that imports ParlAI. The data sets take what they need of it from here.
+The data sets do not import ParlAI. They take what they need of it from here.
 """
 
 import copy
