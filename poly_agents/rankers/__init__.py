@@ -1,4 +1,4 @@
-"""The rankers, one system a file. A new file is found by its name; nothing has to be registered.
+"""The rankers, one system in each file. A new file is found by its name; nothing has to be registered.
 
 rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.start("poly")
 """
@@ -11,12 +11,15 @@ from poly_agents.scoring.ranker import Ranker
 
 
 def names() -> list[str]:
-    """Return the name of every ranker, in alphabetical order."""
+    """Return the names of all rankers in alphabetical order."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def ranker_class(agent: str) -> type[Ranker]:
-    """Return the class of a ranker by its name.
+    """Return the class of a ranker.
+
+    Args:
+        agent: its name, as in `-m poly_agents/NAME`.
 
     Raises:
         ValueError: `agent` cannot be a name.
@@ -27,8 +30,10 @@ def ranker_class(agent: str) -> type[Ranker]:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", agent):
         raise ValueError(f"{agent!r} is not the name of a ranker; there are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{agent}")
-    return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
+    module = f"{__name__}.{agent}"
+    if agent not in names():
+        raise ModuleNotFoundError(f"there is no ranker {agent!r}; there are {', '.join(names())}", name=module)
+    return getattr(importlib.import_module(module), "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
 
 
 def agent_of(kind: type[Ranker]) -> str:

@@ -159,7 +159,11 @@ class Ranker(nn.Module, ABC):
         return contexts
 
     def from_views(self, views: Tensor, mask: Tensor | None) -> Any:
-        """Make encoded contexts from vectors [B, K, D] and their mask [B, K], for a system that makes such vectors."""
+        """Make encoded contexts from views [B, K, D] and their mask [B, K].
+
+        Systems that make vectors of texts have this method, and three others that an export calls: `vector` and `views`
+        turn token states of candidates and contexts into vectors, `real_views` a token mask into the mask of views.
+        """
         return Views(views, mask)
 
     @abstractmethod
