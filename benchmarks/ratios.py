@@ -20,26 +20,20 @@ from rankers import RESULTS, machine
 from torch import Tensor
 from tqdm import tqdm
 
-from poly_agents import zoo
+import poly_agents
 from poly_agents.files.atomic import write_text
-from poly_agents.models.textranker import build, ranker_class
-from poly_agents.scoring.ranker import Ranker
 from poly_agents.tasks.chitchat import examples
-from poly_agents.text.tokenizer import Tokenizer
 
 CANDIDATES = 1000
 T5_CANDIDATES = 200  # a T5 that reads a thousand documents beside a query takes minutes
 
 
 class System:
-    """A ranker as it starts, with its tokeniser."""
+    """An untrained ranker with its tokenizer."""
 
     def __init__(self, agent: str, backbone: str, **options):
-        kind = ranker_class(agent)
-        self.tokenizer = Tokenizer.pretrained(zoo.backbone(backbone))
-        options = kind.Options(backbone=backbone, **options)
-        self.ranker: Ranker = build(kind, options, self.tokenizer, None, "cpu").eval()
-        self.ranker.lower_precision()
+        model = poly_agents.start(agent, backbone=backbone, **options)
+        self.tokenizer, self.ranker = model.tokenizer, model.ranker
 
     def encode(self, texts: Sequence[str], length: int) -> None:
         """Run texts of `length` tokens at most through the encoder."""

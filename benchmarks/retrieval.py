@@ -17,14 +17,11 @@ from pathlib import Path
 import torch
 from parlai.core.opt import Opt
 
-from poly_agents import zoo
+import poly_agents
 from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.files.atomic import write_text
-from poly_agents.models import textranker
 from poly_agents.models.textranker import TextRanker
-from poly_agents.rankers.bi import BiOptions, BiRanker
 from poly_agents.tasks.beir import BeirTeacher, parse_query, write_corpus
-from poly_agents.text.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = {"scifact": 0.645}
@@ -45,11 +42,8 @@ def ndcg(found: Sequence[str], judged: Mapping[str, float], depth: int = DEPTH) 
 
 
 def untrained(precision: str, tokens: int) -> TextRanker:
-    """`bi` as it starts: mean pooling, cosine."""
-    tokenizer = Tokenizer.pretrained(zoo.backbone("minilm"))
-    ranker = textranker.build(BiRanker, BiOptions(precision=precision), tokenizer, None, "cpu").eval()
-    ranker.lower_precision()
-    return TextRanker(ranker, tokenizer, tokens, tokens)
+    """Make an untrained `bi`: mean pooling, cosine."""
+    return poly_agents.start("bi", text_truncate=tokens, label_truncate=tokens, precision=precision)
 
 
 def main() -> None:

@@ -25,14 +25,13 @@ from rankers import RESULTS, machine
 from tqdm import tqdm
 
 import poly_agents
-from poly_agents import zoo
 from poly_agents.candidates import search
 from poly_agents.candidates.vectors import Vectors
-from poly_agents.encoders.states import TokenStates
+from poly_agents.encoders.states import TokenStates, map_tensors
 from poly_agents.files.atomic import write_text
-from poly_agents.models import textranker
+from poly_agents.models import building
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, Views, each
+from poly_agents.scoring.ranker import Ranker, Views
 from poly_agents.tasks.chitchat import conversations, examples
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
@@ -70,21 +69,23 @@ def contexts(tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def start(agent: str, options: dict, backbone: str, shape: dict | None) -> tuple[Ranker, Tokenizer]:
-    """A ranker as it starts; with a `shape` its encoder is random."""
-    folder = zoo.backbone(backbone)
-    tokenizer, kind = Tokenizer.pretrained(folder), textranker.ranker_class(agent)
-    config = kind.Encoder.pretrained(folder, torch.float32).config | shape if shape else None
-    ranker = textranker.build(kind, kind.Options(**options, backbone=backbone), tokenizer, config, "cpu").eval()
-    ranker.lower_precision()
-    return ranker, tokenizer
+    """Make an untrained ranker with its tokenizer. With a `shape` its encoder is random."""
+    model = poly_agents.start(agent, backbone=backbone, **options)
+    if not shape:
+        return model.ranker, model.tokenizer
+    header = model.header()
+    ranker = building.blank(header | {"backbone": header["backbone"] | shape}, model.tokenizer, "cpu").eval()
+    for parameter in ranker.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return ranker, model.tokenizer
 
 
 def mixed(kept, rows: int):
-    """More rows: each the mean of two; token states are repeated."""
+    """Make more rows, each the mean of two. Token states are repeated."""
     encoded = len(kept[0] if isinstance(kept, TokenStates) else kept)
     one, other = torch.randint(encoded, (2, rows), generator=torch.Generator().manual_seed(0))
     if isinstance(kept, TokenStates):
-        return each(lambda part: part[one], kept)
+        return map_tensors(lambda part: part[one], kept)
     pairs = zip(one.split(9999), other.split(9999), strict=True)
     return torch.cat([(0.5 * kept[a] + 0.5 * kept[b]).to(kept.dtype) for a, b in pairs])
 
