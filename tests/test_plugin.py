@@ -23,20 +23,20 @@ class Environment:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
         self.python = folder / "bin" / "python"
         self.packages = next(folder.glob("lib/python*/site-packages"))
         (self.packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def pip(self, *arguments) -> None:
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check", "-q"]
-        subprocess.run([*pip, *map(str, arguments)], check=True, capture_output=True, text=True)
+        subprocess.run([*pip, *map(str, arguments)], check=True, capture_output=True, text=True, timeout=120)
 
     def run(self, *arguments, ok=True, **options) -> str:
         """Output of a Python command, run in the environment's own folder."""
         options["env"] = os.environ | options.get("env", {}) | {"HF_HUB_OFFLINE": "1"}
         command = [str(part) for part in (self.python, *arguments)]
-        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300, **options)
+        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120, **options)
         assert (ran.returncode == 0) == ok, ran.stdout[-2000:] + ran.stderr[-4000:]
         return ran.stdout + ran.stderr
 
@@ -86,6 +86,13 @@ def train(environment, tiny, *arguments, name="model", **options) -> str:
     return environment.parlai("train_model", *model, *ONE_STEP, *arguments, **options)
 
 
+@pytest.fixture(scope="session")
+def model(environment, tiny) -> str:
+    """A model file in the environment's folder."""
+    train(environment, tiny, "-t", "poly_agents:chitchat", name="chat")
+    return "models/chat"
+
+
 def test_every_kind_of_install_trains_evaluates_and_uninstalls(installed, tiny):
     train(installed, tiny, "-t", "poly_agents:chitchat")
     assert (installed.folder / "models/model.opt").exists()
@@ -99,14 +106,11 @@ def test_every_kind_of_install_trains_evaluates_and_uninstalls(installed, tiny):
 
 
 def test_task_flags_and_two_tasks_at_once(environment, tiny, tmp_path):
-    train(environment, tiny, "-t", "poly_agents:chitchat:mutators=flatten", name="flags")
     rows = [json.dumps({"context": [f"hi {i}"], "response": f"fine {i}"}) for i in range(23)]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows))
-    out = train(
-        environment, tiny, "-t", "poly_agents:chitchat,poly_agents:jsonl", "--jsonl-path", tmp_path / "mine.jsonl",
-        "--loglevel", "report", name="two",
-    )  # fmt: skip
-    assert "poly_agents:jsonl" in out
+    tasks = ["-t", "poly_agents:chitchat:mutators=flatten,poly_agents:jsonl", "--jsonl-path", tmp_path / "mine.jsonl"]
+    out = train(environment, tiny, *tasks, "--loglevel", "report", name="two")
+    assert "poly_agents:jsonl" in out and "poly_agents:chitchat" in out
 
 
 def test_scripts_run_as_modules(environment, tiny):
@@ -134,36 +138,32 @@ def test_a_spawned_worker_finds_the_agent(environment):
     assert "PolyAgent ChitchatTeacher" in environment.run(script)
 
 
-def test_chats_and_data_are_shown(environment, tiny):
-    train(environment, tiny, "-t", "poly_agents:chitchat", name="chat")
+def test_chats_and_data_are_shown(environment, model):
     quiet = ["--loglevel", "error"]
     said = "hello how are you\nwhat is your name\n[EXIT]\n"
-    chat = environment.parlai("interactive", "-mf", "models/chat", "--show-candidates", "2", *quiet, input=said)
+    chat = environment.parlai("interactive", "-mf", model, "--show-candidates", "2", *quiet, input=said)
     assert chat.count("[Poly]") == 2
-    with_task = environment.parlai(
-        "interactive", "-mf", "models/chat", "-t", "poly_agents:chitchat", *quiet, input=said
-    )
+    with_task = environment.parlai("interactive", "-mf", model, "-t", "poly_agents:chitchat", *quiet, input=said)
     assert with_task.count("[Poly]") == 2
     pool = environment.folder / "pool.txt"
     pool.write_text("fine thanks\nmy cat\n")
-    own = environment.parlai("interactive", "-mf", "models/chat", "-fcp", pool, *quiet, input=said)
+    own = environment.parlai("interactive", "-mf", model, "-fcp", pool, *quiet, input=said)
     assert "fine thanks" in own and "my cat" in own
-    selfchat = ["self_chat", "-mf", "models/chat", "-t", "poly_agents:chitchat", "--num-self-chats", "1"]
+    selfchat = ["self_chat", "-mf", model, "-t", "poly_agents:chitchat", "--num-self-chats", "1"]
     assert "Poly" in environment.parlai(*selfchat, "--selfchat-max-turns", "3", "-fcp", pool)
     assert "NEW EPISODE" in environment.parlai("display_data", "-t", "poly_agents:chitchat", "-n", "2")
-    shown = environment.parlai("display_model", "-mf", "models/chat", "-t", "poly_agents:chitchat", "-n", "1",
+    shown = environment.parlai("display_model", "-mf", model, "-t", "poly_agents:chitchat", "-n", "1",
                                "--show-candidates", "2")  # fmt: skip
     assert "[ranking]" in shown
 
 
-def test_interactive_web_answers_with_scores(environment, tiny, tmp_path):
-    train(environment, tiny, "-t", "poly_agents:chitchat", name="web")
+def test_interactive_web_answers_with_scores(environment, model, tmp_path):
     pool = tmp_path / "pool.txt"
     pool.write_text("fine thanks\nmy cat\n")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [environment.python, "-m", "parlai", "interactive_web", "-mf", "models/web", "-fcp", pool]
+    command = [environment.python, "-m", "parlai", "interactive_web", "-mf", model, "-fcp", pool]
     server = subprocess.Popen([*command, "--port", str(port), "--show-candidates", "2"], cwd=environment.folder)
     try:
         for _ in range(120):
@@ -199,10 +199,8 @@ def test_without_the_hook_the_full_names_work(environment, tiny):
     off = {"POLY_AGENTS_PLUGIN": "0"}
     task = "poly_agents.tasks.chitchat:ChitchatTeacher"
     model = ["-m", "poly_agents.poly:PolyAgent", "--backbone", tiny, "-mf", "models/off"]
-    environment.parlai("train_model", *model, "-t", task, *ONE_STEP, env=off)
-    # ParlAI's default scheduler, mended although ParlAI was imported before us
-    environment.parlai("train_model", *model[:-1], "models/plateau", "-t", task, *ONE_STEP,
-                       "--lr-scheduler", "reduceonplateau", env=off)  # fmt: skip
+    # ParlAI's default scheduler needs a patch, although ParlAI is imported before poly_agents here
+    environment.parlai("train_model", *model, "-t", task, *ONE_STEP, "--lr-scheduler", "reduceonplateau", env=off)
     environment.parlai("train_model", "-m", "poly_agents/poly", "-t", task, env=off, ok=False)
 
 
@@ -239,13 +237,10 @@ def test_the_hook_imports_neither_parlai_nor_torch(environment):
     assert environment.run("-c", code) == "[]\n"
 
 
-def test_a_missing_parlai_gives_the_command_to_type(environment):
-    code = (
-        "import sys\n"
-        "sys.modules['parlai'] = None\n"
-        "import poly_agents.rankers.poly"
-    )  # fmt: skip
-    out = environment.run("-c", code, ok=False)
+def test_without_parlai_rankers_work_and_agents_give_the_command_to_type(environment):
+    missing = "import sys; sys.modules['parlai'] = None; "
+    environment.run("-c", missing + "import poly_agents.rankers.poly")
+    out = environment.run("-c", missing + "import poly_agents.agents", ok=False)
     assert "pip install --no-deps parlai==1.7.2" in out.splitlines()[-1]
 
 
