@@ -45,7 +45,7 @@ def test_weights_that_were_used_do_not_stay_in_memory(tmp_path, monkeypatch):
     for name in list(read):
         assert float(read.pop(name).sum()) == size // 4
         most = max(most, mapped_bytes() - before)
-    assert size <= most <= 8 * size
+    assert size // 2 <= most <= 8 * size
 
 
 def test_an_optimizer_comes_back_as_it_was(weights, tmp_path):

@@ -130,6 +130,8 @@ def _tensors(path: str, prefix: str) -> dict[str, Tensor]:
 def _open(path: str):
     try:
         return safe_open(path, "pt")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no model file {path}; give another path") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is damaged or not a model of poly_agents ({error}); restore the file, or delete it to start again"
