@@ -18,7 +18,7 @@ from parlai.scripts.interactive import Interactive
 from parlai.scripts.self_chat import SelfChat
 
 from poly_agents import tasks
-from poly_agents.tasks.response import ResponseTeacher
+from poly_agents.agents.teachers.response import ResponseTeacher
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NO_TASKS = {"saved"}  # files of models

@@ -52,7 +52,7 @@ def assert_metrics(report: dict, expected: dict) -> None:
 
 def precision_of_auto(model_file: str) -> str:
     """The precision that this machine gives a model that is loaded without one."""
-    made = poly_agents.load(model_file).maker
+    made = poly_agents.load(model_file).fingerprint
     return next(name for name, maker in MODELS[model_file]["fingerprints"].items() if maker == made)
 
 
@@ -92,7 +92,7 @@ def test_a_saved_model_scores_as_it_did(name):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_its_fingerprint_is_the_same(name, precision):
-    assert poly_agents.load(name, precision).maker == MODELS[name]["fingerprints"][precision]
+    assert poly_agents.load(name, precision).fingerprint == MODELS[name]["fingerprints"][precision]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,7 +111,7 @@ def test_the_agents_without_a_model_file_evaluate_as_they_did():
 def test_a_model_of_parlai_is_converted_and_trained_on(name):
     agent = Path(name).parent.name
     parlai("poly_convert", "-mf", name, "--out", "new/converted")
-    assert poly_agents.load("new/converted", "float32").maker == MODELS[name]["fingerprints"]["float32"]
+    assert poly_agents.load("new/converted", "float32").fingerprint == MODELS[name]["fingerprints"]["float32"]
     TrainModel.main(model=f"poly_agents/{agent}", init_model=name, model_file="new/model", max_train_steps=1, **TASK)
     assert header("new/model")["number_training_updates"] == 1
 
@@ -132,7 +132,7 @@ def updates_of_the_optimizer(model_file: str) -> set[int]:
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_run_goes_on_from_its_checkpoint(name):
     checkpoint, before = f"{name}.checkpoint", header(f"{name}.checkpoint")
-    assert poly_agents.load(checkpoint, "float32").maker == MODELS[name]["fingerprints"]["float32"]
+    assert poly_agents.load(checkpoint, "float32").fingerprint == MODELS[name]["fingerprints"]["float32"]
     assert (before["number_training_updates"], before["examples_seen"]) == (4, {"poly_agents:jsonl": 4 * 4})
     TrainModel.main(model=f"poly_agents/{Path(name).parent.name}", model_file=name, max_train_steps=7,
                     validation_every_n_steps=1, save_after_valid=True, **TASK)  # fmt: skip
