@@ -19,7 +19,7 @@ from tests.agents import ROWS
 DRIVER = """
 import os, signal, sys
 from parlai.scripts.train_model import TrainModel
-from poly_agents.agent import RankerAgent
+from poly_agents.agents.ranker_agent import RankerAgent
 
 step = RankerAgent.train_step
 count = 0
