@@ -31,7 +31,7 @@ from poly_agents.candidates.pool import Pool
 from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.encoders.precision import PRECISIONS
 from poly_agents.models.textranker import TextRanker
-from poly_agents.options import Options, at_least, option
+from poly_agents.options import Options, at_least, flag, option
 from poly_agents.text.tokens import pad
 
 
@@ -50,7 +50,7 @@ class CascadeOptions(Options):
         super().__post_init__()
         for name in ("retriever", "reranker"):
             if not getattr(self, name):
-                raise ValueError(f"a cascade is made of two trained models: give --{name} MODEL_FILE")
+                raise ValueError(f"a cascade is made of two trained models: give {flag(name)} MODEL_FILE")
         at_least(self, "cascade_top", 1)
 
 
@@ -123,7 +123,7 @@ class CascadeAgent(Agent):
 
     def _stage(self, name: str) -> Stage:
         path = model_file.local(getattr(self.options, name), self.opt.get("datapath"))
-        return Stage(path, f"--{name}", self.options.precision)
+        return Stage(path, flag(name), self.options.precision)
 
     def _open(self, path: str) -> Search | MilvusSearch:
         folder = folder_beside(self.retriever.path, path)
