@@ -134,7 +134,7 @@ def test_parlai_s_own_choices_stay_selectable(options, scheduler):
 
 def test_a_limit_of_time_beside_epochs_is_warned_of(options, monkeypatch):
     warned = []
-    monkeypatch.setattr("poly_agents.agents.ranker_agent.logging.warning", warned.append)
+    monkeypatch.setattr("poly_agents.agents.training_run.logging.warning", warned.append)
     TrainModel.main(**settings(options, "bi"), num_epochs=0.5, max_train_time=60)
     assert any("--max-train-time" in message and "leave out --num-epochs" in message for message in warned)
 

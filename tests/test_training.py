@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import torch
 
-from poly_agents.agents.ranker_agent import RankerAgent
+from poly_agents.agents.model_file import restore_trainstats
 from poly_agents.files import checkpoint
 from tests.agents import ROWS
 
@@ -88,7 +88,7 @@ def test_statistics_cut_off_by_a_kill_are_taken_from_the_save_before(tmp_path):
     path = tmp_path / "model.checkpoint.trainstats"
     path.with_name(path.name + ".previous").write_text('{"parleys": 3}')
     path.write_text('{"parleys": 4, "train_ti')
-    RankerAgent._mend_trainstats(str(path))
+    restore_trainstats(str(path))
     assert json.loads(path.read_text()) == {"parleys": 3}
 
 
