@@ -1,11 +1,15 @@
 """Make model files of this project from what others published."""
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from poly_agents.files import checkpoint, option_files
+from poly_agents.files.atomic import write_text
 
 ENCODERS = ("context_encoder.", "candidate_encoder.")  # they are never filled with random numbers
 
@@ -54,6 +58,22 @@ def convert(folder: Path, name: str) -> None:
         path.unlink()
     for path in folder.iterdir():
         path.rename(path.with_name(path.name.replace("converted", "model", 1)))
+
+
+CHAT_OPTIONS = ("speakers", "history_size", "person_tokens")  # how a model was trained to see a dialogue
+
+
+def rewrite_options(folder: Path) -> None:
+    """Write `model.opt` again, from the header of `model`. Of the file that was fetched only plain settings stay.
+
+    Raises:
+        ValueError: `model` is not a model file of this project, or `model.opt` holds no options.
+    """
+    header = checkpoint.read_header(str(folder / "model"))
+    fetched = option_files.read(folder / "model.opt")
+    kept = {name: fetched[name] for name in CHAT_OPTIONS if isinstance(fetched.get(name), bool | int)}
+    options = {"model": f"poly_agents/{header['agent']}"} | kept | checkpoint.settings(header)
+    write_text(folder / "model.opt", json.dumps(option_files.checked(options, str(folder / "model")), indent=1))
 
 
 def link(path: Path, to: Path) -> None:

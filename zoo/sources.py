@@ -18,7 +18,7 @@ from typing import Any
 from poly_agents.files.atomic import replace, sha256, write_text
 from poly_agents.files.download import Download, DownloadError, fetch, fetch_archive
 from poly_agents.zoo.checks import MODEL_FILES, SUMS, check_snapshot, check_sums
-from poly_agents.zoo.making import build, convert, link
+from poly_agents.zoo.making import build, convert, link, rewrite_options
 
 MIRROR = "POLY_AGENTS_ZOO"
 PARLAI = "http://parl.ai/downloads/_models"
@@ -152,6 +152,10 @@ class Pushed(Source):
         check_sums(snapshot)
         for name in MODEL_FILES:
             shutil.copyfile(snapshot / name, folder / name)
+        try:
+            rewrite_options(folder)
+        except ValueError as error:
+            raise DownloadError(f"{self.repo} holds no model of this project: {error}") from error
         return {"repo": self.repo, "revision": snapshot.name}
 
 

@@ -6,7 +6,6 @@ read as a `Checkpoint`, as our own model files are. These files are never writte
 Unpickling is restricted to tensors, plain values, and the classes of ParlAI's counters and options.
 """
 
-import json
 import pickle
 import re
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poly_agents.files import option_files
 from poly_agents.files.checkpoint import Checkpoint, MappedWeights
 from poly_agents.options import flag
 from poly_agents.patches import numpy_globals
@@ -64,7 +64,7 @@ POLY_ATTENTION_PARTS = {"q": "query.", "k": "key.", "v": "value.", "out": "out."
 def owns(model_file: str) -> bool:
     """Tell whether one of ParlAI's rankers wrote a model file, by the options beside it."""
     try:
-        opt = json.loads(Path(f"{model_file}.opt").read_text(encoding="utf-8"))
+        opt = option_files.read(f"{model_file}.opt")
         return _model_name(opt).startswith("transformer/")
     except (OSError, ValueError, AttributeError):
         return False
@@ -78,7 +78,7 @@ def read_opt(model_file: str) -> dict[str, Any]:
     """
     path = f"{model_file}.opt"
     try:
-        opt = json.loads(Path(path).read_text(encoding="utf-8"))
+        opt = option_files.read(path)
     except FileNotFoundError as error:
         raise ValueError(f"{model_file} is a file of torch without {path}, which says what ParlAI made it") from error
     except ValueError as error:
