@@ -1,4 +1,4 @@
-"""The main job in six minutes, through the `parlai` command line: what `make demo` runs.
+"""Run the main job in six minutes through the `parlai` command line. `make demo` calls this.
 
 Evaluates TF-IDF and the untrained MiniLM on chitchat, trains a poly-encoder, evaluates it, and chats with it.
 """
@@ -31,7 +31,7 @@ def parlai(command: str, **options) -> subprocess.CompletedProcess:
 
 
 def evaluate(model: str, examples: int) -> dict:
-    """The report of `parlai eval_model` on the first examples of valid."""
+    """Return the report of `parlai eval_model` on the first examples of valid."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         parlai(
@@ -42,7 +42,7 @@ def evaluate(model: str, examples: int) -> dict:
 
 
 def table(reports: dict[str, dict]) -> str:
-    """hits@1/20, MRR and milliseconds a context, a line each."""
+    """Format hits@1/20, MRR and milliseconds per context, one model per line."""
     lines = [f"{'':32}{'hits@1/20':>10}{'MRR':>8}{'ms per context':>16}"]
     for name, report in reports.items():
         ms = report["ms"] if "ms" in report else 1000 / report["exps"]
@@ -52,7 +52,9 @@ def table(reports: dict[str, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-file", default="models/demo/model", help="where the trained model goes (made anew)")
+    parser.add_argument(
+        "--model-file", default="models/demo/model", help="where to save the trained model; an old one is replaced"
+    )
     parser.add_argument("--steps", type=int, default=100, help="training steps of 64 examples")
     parser.add_argument("--examples", type=int, default=1000, help="examples of valid to evaluate on")
     arguments = parser.parse_args()
@@ -75,7 +77,7 @@ def main() -> None:
     )
     print(f"\nchitchat valid, {arguments.examples} contexts, {arguments.steps * 64:,} training examples\n")
     print(table(reports))
-    print(f"\n{time.monotonic() - begun:.0f} s in all. `make chat` goes on talking to {arguments.model_file}.")
+    print(f"\n{time.monotonic() - begun:.0f} s in all. `make chat` starts a chat with {arguments.model_file}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a 12-layer model takes to load, and how much memory beyond the process: ParlAI's files, and ours.
+"""Measure how long a 12-layer model takes to load, and how much memory it adds: ParlAI's files and ours.
 
     python benchmarks/loading.py
 

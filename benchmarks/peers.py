@@ -44,7 +44,7 @@ MOST = 25  # rounds
 
 @dataclass(frozen=True)
 class Job:
-    """What the sides do in turn: a method of theirs, with its argument."""
+    """A piece of work that every side does in turn: one of its methods, with an argument."""
 
     method: str
     argument: str
@@ -91,7 +91,7 @@ class Worker:
         return self.receive()
 
     def end(self) -> int:
-        """The peak of its memory in bytes."""
+        """End the process and return its peak memory in bytes."""
         self.pipe.send(None)
         peak = self.receive()
         self.process.join()
@@ -144,7 +144,7 @@ def figure(found: Sequence[float]) -> str:
 
 
 def limits(results: dict) -> list[str]:
-    """What the machine can do, and how near our encoding comes to it."""
+    """Report the limits of the machine, and how near our encoding comes to them."""
     long = results["jobs"].get("encode, long")
     if not long:
         return []
@@ -166,7 +166,7 @@ def limits(results: dict) -> list[str]:
 
 
 def tables(results: dict) -> str:
-    """The results as Markdown: speed, memory, limits, and that all sides compute the same."""
+    """Write the results as Markdown: speed, memory, limits, and that all sides compute the same."""
     sides = [side for side in SIDES if any(side in job["sides"] for job in results["jobs"].values())]
     head = [f"| | | {' | '.join(sides)} |", f"| --- | --- |{' ---: |' * len(sides)}"]
     speed, memory = [*head], [*head]

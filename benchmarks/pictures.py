@@ -49,7 +49,7 @@ def page(width: int, height: int, title: str, parts: list[str]) -> str:
 
 
 class Label(NamedTuple):
-    """How a ranker is written into the chart: its words, and where they stand from its point."""
+    """The label of a ranker in the chart: its words, and their offset from its point."""
 
     words: str
     dx: float
@@ -213,12 +213,12 @@ KEY = ((AHEAD, "once for a candidate, ahead"), (NOW, "once for a context"), (PAI
 
 
 def place(box: Box) -> tuple[float, float]:
-    """The upper left corner of a box."""
+    """Return the upper left corner of a box."""
     return MARGIN + box.column * COLUMN, MARGIN + box.row * ROW
 
 
 def draw(box: Box) -> list[str]:
-    """A box with its one or two lines."""
+    """Draw a box with its one or two lines of text."""
     (x, y), words = place(box), box.words.split("\n")
     fill = PAPER if box.color == GREY else box.color
     first = y + HIGH / 2 + 5 - 9 * (len(words) - 1)
@@ -230,7 +230,7 @@ def draw(box: Box) -> list[str]:
 
 
 def arrow(start: Box, end: Box) -> str:
-    """From the right side of one box to the left side of another."""
+    """Draw an arrow from the right side of one box to the left side of another."""
     (x1, y1), (x2, y2) = place(start), place(end)
     x1, y1, y2, bend = x1 + WIDE, y1 + HIGH / 2, y2 + HIGH / 2, 12
     path = f"M{x1:.1f},{y1:.1f} C{x2 - bend:.1f},{y1:.1f} {x1 + bend:.1f},{y2:.1f} {x2 - 5:.1f},{y2:.1f}"
@@ -239,7 +239,7 @@ def arrow(start: Box, end: Box) -> str:
 
 
 def flow(name: str) -> str:
-    """The picture of one ranker."""
+    """Draw the picture of one ranker."""
     boxes, arrows = FLOWS[name]
     width = round(2 * MARGIN + max(box.column for box in boxes) * COLUMN + WIDE)
     height = 2 * MARGIN + ROW + HIGH + 30

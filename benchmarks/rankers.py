@@ -89,7 +89,7 @@ def untrained(command: str, model_file: Path) -> None:
 
 
 def best_layer(cross: Path, bi: Path) -> int:
-    """The layer of a cross-encoder that embeds best, on the first 1,000 contexts of valid; the sweep is kept."""
+    """Find the layer of a cross-encoder that embeds best, on the first 1,000 contexts of valid; save the sweep."""
     line = ["parlai", "poly_layers", "--cross-model", str(cross), "--bi-model", str(bi), "--out", str(RESULTS)]
     line += ["-t", "poly_agents:chitchat", "-ne", "1000"]
     print("$", " ".join(line), flush=True)
@@ -147,7 +147,7 @@ def latency(model_files: dict[str, Path], rounds: int) -> dict[str, dict[str, fl
 
 
 def table(results: dict) -> str:
-    """The results as Markdown."""
+    """Write the results as Markdown."""
 
     def share(row: dict, key: str) -> str:
         mean, low, high = row[key]
@@ -194,7 +194,7 @@ def plot(results: dict, path: Path) -> None:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """Describe the machine that the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"

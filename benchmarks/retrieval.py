@@ -1,4 +1,4 @@
-"""Retrieval over a whole corpus: the NDCG@10 of an untrained encoder on a BEIR data set, SciFact unless told.
+"""Measure the NDCG@10 of an untrained encoder over a whole corpus: a BEIR data set, SciFact by default.
 
     python benchmarks/retrieval.py --data FOLDER
 

@@ -89,7 +89,7 @@ def train(job: Job, ranker: str, data: str, seconds: float, folder: Path) -> str
 
 
 def evaluate(job: Job, model: str, data: str, examples: int, folder: Path) -> dict:
-    """What `parlai eval_model` reports on the first examples."""
+    """Return what `parlai eval_model` reports on the first examples."""
     report = folder / "report.json"
     parlai(
         f"eval_model {model} {data} -dt {job.split} -ne {examples} -bs 16 -ecands inline --ignore-bad-candidates true "

@@ -40,7 +40,7 @@ def fenced(text: str) -> str:
 
 
 def kind(paragraph: str) -> str:
-    """The language of a paragraph that belongs into a fence, or nothing.
+    """Return the language of a paragraph that needs a code fence, or an empty string.
 
     >>> kind("Source   a package\\nLicence  MIT"), kind("A sentence.")
     ('text', '')

@@ -1,4 +1,4 @@
-"""What MkDocs does besides rendering the pages: write the API reference, and put other files of the project in.
+"""Hooks of MkDocs: write the API reference, and include other files of the project in the pages.
 
 A line that is nothing but a link to a Markdown file outside of docs/ is replaced by that file. The API reference has a
 page for each folder, with every module of it, so a new file is there by itself.
@@ -22,7 +22,7 @@ REFERENCE = {  # page -> the folder it is about, and what that holds
     "text": ("poly_agents/text", "Text to ids, ids to tokens."),
     "encoders": ("poly_agents/encoders", "Tokens to states."),
     "scoring": ("poly_agents/scoring", "States to scores: the contract of every ranker, formulas, heads."),
-    "rankers": ("poly_agents/rankers", "One system a file: paper, formula, options, model."),
+    "rankers": ("poly_agents/rankers", "One file per system: paper, formula, options, model."),
     "candidates": (
         "poly_agents/candidates",
         "Pools of candidates in memory, in a store, in Milvus; and the search in them.",
@@ -30,7 +30,7 @@ REFERENCE = {  # page -> the folder it is about, and what that holds
     "evaluation": ("poly_agents/evaluation", "Measures, ranks and submissions."),
     "learning": ("poly_agents/learning", "The training step, losses, negatives, distillation."),
     "models": ("poly_agents/models", "Opening, building and using models without ParlAI."),
-    "pretrained": ("poly_agents/pretrained", "What others trained."),
+    "pretrained": ("poly_agents/pretrained", "Checkpoints of other libraries."),
     "files": ("poly_agents/files", "Atomic writes, checked downloads, archives, the format of a model file."),
     "export": ("poly_agents/export", "Models as other libraries open them."),
     "agents": ("poly_agents/agents", "The one folder that knows ParlAI."),
@@ -63,14 +63,14 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def included(path: str) -> str:
-    """The text of a file, without its heading and with links that work from a page of docs/."""
+    """Return the text of a file, without its heading and with links that work from a page of docs/."""
     words = (ROOT / path).read_text(encoding="utf-8")
     words = re.sub(r"\A# .*\n+", "", words)
     return LINK.sub(lambda match: link(match.group(1), match.group(2), PurePosixPath(path).parent), words)
 
 
 def link(words: str, target: str, folder: PurePosixPath) -> str:
-    """A link of a file in `folder`: to the page with the same text or the API, or else its words."""
+    """Rewrite a link of a file in `folder` to the page with the same text or the API; otherwise return its words."""
     place = PurePosixPath(*resolved(folder / target))
     if str(place) in PAGES:
         return f"[{words}]({PAGES[str(place)]})"
@@ -82,7 +82,7 @@ def link(words: str, target: str, folder: PurePosixPath) -> str:
 
 
 def resolved(path: PurePosixPath) -> list[str]:
-    """The parts of a path without `..`.
+    """Return the parts of a path without `..`.
 
     >>> resolved(PurePosixPath("tasks/../benchmarks/tasks.py"))
     ['benchmarks', 'tasks.py']

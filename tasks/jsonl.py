@@ -1,4 +1,4 @@
-"""Your own data: one JSON object a line.
+"""Your own data: one JSON object per line.
 
     {"context": ["hi", "hello, how are you?"], "response": "fine", "candidates": ["fine", "no"]}
 

@@ -89,7 +89,7 @@ def make_encoder_decoder(folder: Path, family: str = "t5", tied: bool = True, **
     torch.manual_seed(3)
     config = {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0, "tie_word_embeddings": tied}
     model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(family, **SMALL_T5 | config | changes))
-    if not tied:  # transformers 5 ties them whatever it is told
+    if not tied:  # transformers 5 ties them whatever the config says
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
     for name, parameter in model.named_parameters():
         if "orm" not in name:

@@ -22,7 +22,7 @@ POOL = [text(i) for i in range(29)]
 
 @pytest.fixture
 def given(trained, data):
-    """What every command here is given; a bi-encoder retrieves, a cross-encoder ranks anew."""
+    """What every command here is given; a bi-encoder retrieves, a cross-encoder reranks."""
     return {
         "model": "poly_agents/cascade",
         "retriever": trained["bi"],

@@ -264,7 +264,7 @@ def test_the_command_writes_a_folder_and_lists_its_files(trained, tmp_path, caps
     said = capsys.readouterr().out
     assert str(tmp_path / "out" / "model.safetensors") in said
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "with a newline between two of them" in readme
+    assert "oldest first, with a newline" in readme
     assert "their cosine times 20" in readme
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     model = poly_agents.load(trained["bi"], "float32")

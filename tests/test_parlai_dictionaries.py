@@ -92,7 +92,7 @@ def test_ids_are_those_of_parlai(lines, merges, tmp_path, kind, options):
     assert (again.ids_of(lines), again.frame, again.identity) == (expected, ours.frame, ours.identity)
 
 
-def test_the_turns_of_a_context_are_parted_as_in_parlai(made_by_parlai):
+def test_the_turns_of_a_context_are_separated_as_in_parlai(made_by_parlai):
     path = made_by_parlai("bi", {"dict_tokenizer": "space"} | TINY)
     agent = create_agent_from_model_file(path, {"datatype": "valid"})
     for turn in ("hello hi", "how are you", "fine"):

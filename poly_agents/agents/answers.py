@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is known of B ranked contexts once their labels were looked at."""
+    """The metrics of B ranked contexts that have labels."""
 
     metrics: dict[str, list[Metric | None]]
     relevance: Tensor | None  # [B, C], above 0 where a candidate is right; None without labels

@@ -27,7 +27,7 @@ PARLAI_HITS = (1, 5, 10, 100)  # ParlAI computes these hits@k itself, from the o
 
 @dataclass(frozen=True)
 class EvaluationOptions(Options):
-    """Which measures are reported, and where results are written."""
+    """Options of an evaluation: which measures are reported, and where results are written."""
 
     hits_at: str = option("1,2,5,10", "every k of recall_any@k (hits@k), recall_share@k and ndcg@k, comma-separated")
     ndcg_gain: str = option(

@@ -1,4 +1,4 @@
-"""What a training run of ParlAI needs: candidates for each batch, the number of updates, a progress bar."""
+"""Parts of a training run in ParlAI: candidates for each batch, the number of updates, a progress bar."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -100,7 +100,9 @@ def linear_schedule(
         has_state: whether the optimizer's state was loaded.
     """
     if 0 < done < (total or math.inf) and not has_state:
-        logging.warning("the model has no optimizer beside it (a .checkpoint has): it starts afresh")
+        logging.warning(
+            "the model has no optimizer beside it (a .checkpoint has one): the optimizer starts with an empty state"
+        )
     warm_up = opt["warmup_updates"]
     return WarmupLinear(optimizer, total, None if warm_up < 0 else warm_up, done)
 

@@ -40,7 +40,7 @@ SPREAD = 16  # views of a context that `fast` estimates with
 
 @dataclass(frozen=True)
 class SearchOptions(Options):
-    """How candidates are stored and searched."""
+    """Options of stores and search."""
 
     search: str = option(
         "exact", "how a store is searched; certified finds the same as exact, fast nearly the same", SEARCH_MODES

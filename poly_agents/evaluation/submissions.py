@@ -91,7 +91,7 @@ def trec(rankings: Sequence[Ranking]) -> str:
 
 
 class SubmissionFormat(NamedTuple):
-    """How a leaderboard takes rankings."""
+    """The file format of a leaderboard."""
 
     write: Callable[[Sequence[Ranking]], str]
     limit: int  # candidates of an example, at most

@@ -30,7 +30,10 @@ def write_huggingface(model: TextRanker, folder: Path) -> None:
     check_candidate_map(options, "huggingface")
     if options.bi_dense:
         raise ValueError("AutoModel has no dense layer after its states; take --to sentence-transformers, or onnx")
-    use = f"Open it with `AutoModel.from_pretrained(folder)`. A vector is the `{options.reduction}` of the last states."
+    use = (
+        "Open it with `AutoModel.from_pretrained(folder)`. The vector of a text is the "
+        f"`{options.reduction}` of its last hidden states."
+    )
     for place, encoder in encoders_by_folder(model.ranker, folder).items():
         separator = files.write_encoder(model.tokenizer, encoder, place, longest_text(model, encoder))
         files.write_readme(model, place, separator, f"{use} {describe_score(options)}")
@@ -57,15 +60,16 @@ def longest_text(model: TextRanker, encoder: Backbone) -> int:
 
 
 def describe_score(options: BiOptions) -> str:
-    """Say how a score is made of two vectors, and what comes before texts.
+    """Describe how two vectors are scored, and which prompts come before the texts.
 
     >>> describe_score(BiOptions(bi_cosine=True, context_prompt="query: ", candidate_prompt=""))
-    "A score is their cosine times 20. The prompt is 'query: ' before each context."
+    "The score of two vectors is their cosine times 20. The prompt is 'query: ' before each context."
     """
     score = f"their cosine times {options.bi_scale:g}" if options.bi_cosine else "their inner product"
     sides = {"context": options.context_prompt, "candidate": options.candidate_prompt}
     prompts = " and ".join(f"{text!r} before each {side}" for side, text in sides.items() if text)
-    return f"A score is {score}. The prompt is {prompts}." if prompts else f"A score is {score}."
+    sentence = f"The score of two vectors is {score}."
+    return f"{sentence} The prompt is {prompts}." if prompts else sentence
 
 
 def write_modules(model: TextRanker, encoder: Backbone, folder: Path, length: int) -> None:

@@ -38,7 +38,7 @@ def write_classifier(model: TextRanker, format: str, folder: Path) -> None:
 def write_rest(model: TextRanker, folder: Path, opener: str) -> None:
     """Write tokenizer and README."""
     separator = files.write_tokenizer(model.tokenizer, model.ranker.context_encoder, folder, longest_pair(model))
-    use = f"Open it with {opener}, for pairs of a context and a candidate. A score is the one logit."
+    use = f"Open it with {opener}, for pairs of a context and a candidate. The score is the single logit."
     files.write_readme(model, folder, separator, use)
 
 

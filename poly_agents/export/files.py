@@ -100,9 +100,9 @@ def write_readme(model: TextRanker, folder: Path, separator: str, use: str) -> N
 
 {use}
 
-A context is its turns, the oldest first, with {separator} between two of them. Here contexts keep their last
-{model.text_truncate} tokens and candidates their first {model.label_truncate}. Other libraries cut off the end of both,
-so shorten long contexts from their front.
+Join the turns of a context, oldest first, with {separator}. poly_agents keeps the last {model.text_truncate} tokens of
+a context and the first {model.label_truncate} of a candidate. Other libraries cut off the end of both, so shorten long
+contexts from the front.
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
 

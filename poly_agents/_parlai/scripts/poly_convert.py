@@ -1,25 +1,27 @@
-"""`parlai poly_convert -mf PARLAI_FILE --out MODEL`: write a ranker of ParlAI's own in our format."""
+"""`parlai poly_convert -mf PARLAI_FILE --out MODEL`: convert one of ParlAI's own rankers to our format."""
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
-DESCRIPTION = """Write a model of ParlAI's own transformer/biencoder, polyencoder or crossencoder as one of poly_agents.
+DESCRIPTION = """Convert a transformer/biencoder, polyencoder or crossencoder of ParlAI to the format of poly_agents.
 
-Such models also load as they are. The model that is written loads faster, cannot run code, and needs no ParlAI. It is
+Such models also load without conversion. A converted model loads faster, cannot run code, and needs no ParlAI. It has
 three files: MODEL, MODEL.dict and MODEL.opt.
 """
 
 
 @register_script("poly_convert")
 class PolyConvert(ParlaiScript):
-    """Writes a model of ParlAI's own in our format."""
+    """Converts one of ParlAI's own models to our format."""
 
     @classmethod
     def setup_args(cls):
         """Declare the flags of the command."""
         parser = ParlaiParser(True, False, DESCRIPTION)
         group = parser.add_argument_group("poly_convert")
-        group.add_argument("-mf", "--model-file", required=True, help="model that ParlAI saved, or zoo:...")
+        group.add_argument(
+            "-mf", "--model-file", required=True, help="model file that ParlAI saved, or a zoo:... address"
+        )
         group.add_argument("--out", required=True, help="model file to write")
         return parser
 

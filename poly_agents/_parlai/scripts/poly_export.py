@@ -1,13 +1,13 @@
-"""`parlai poly_export -mf MODEL --to FORMAT --out FOLDER`: write a trained model as another library opens it."""
+"""`parlai poly_export -mf MODEL --to FORMAT --out FOLDER`: write a trained model in the format of another library."""
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
-DESCRIPTION = """Write a trained model as a folder that another library opens, with equal scores.
+DESCRIPTION = """Export a trained model to a folder that another library can open. The scores are the same.
 
   sentence-transformers   bi, cross, late
   huggingface             bi (AutoModel), cross (AutoModelForSequenceClassification)
-  onnx, torch-export      bi, poly, cross, late, as graphs
+  onnx, torch-export      bi, poly, cross, late (as graphs)
 
 The README.md in the folder says how to open it and how to join the turns of a context.
 """
@@ -29,7 +29,7 @@ class PolyExport(ParlaiScript):
             choices=("sentence-transformers", "huggingface", "onnx", "torch-export"),
             help="format to write",
         )
-        group.add_argument("--out", required=True, help="new folder")
+        group.add_argument("--out", required=True, help="folder to create")
         return parser
 
     def run(self):

@@ -3,10 +3,10 @@
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
-DESCRIPTION = """Encode candidates into a store. Other commands take it as -fcp FOLDER, in place of a file.
+DESCRIPTION = """Encode candidates into a store. Give it to other commands as -fcp FOLDER, in place of a file.
 
-Candidates that the store has already are not encoded again. A killed run continues where it was. After a change of the
-file only new candidates are encoded, and those that are gone are removed. With several processes:
+Candidates that the store has already are not encoded again. A killed run continues where it was. If the file
+changes, only the new candidates are encoded, and the missing ones are removed. With several processes:
 
   torchrun --nproc-per-node 2 $(which parlai) poly_index ...
 """
@@ -28,7 +28,7 @@ class PolyIndex(ParlaiScript):
             "-fcp",
             "--fixed-candidates-path",
             required=True,
-            help="candidates, one a line; in a .jsonl file each line is an object with a text and any other fields",
+            help="candidates, one per line; in a .jsonl file each line is an object with a `text` and any other fields",
         )
         group.add_argument("--out", required=True, help="folder of the store, or milvus:URI#COLLECTION")
         group.add_argument(
@@ -37,7 +37,9 @@ class PolyIndex(ParlaiScript):
             choices=PRECISIONS,
             help="type of the stored vectors; auto: the type that the encoder computes in",
         )
-        group.add_argument("--add", action="store_true", help="also keep the other candidates that the store has")
+        group.add_argument(
+            "--add", action="store_true", help="keep the candidates of the store that are not in the file"
+        )
         return parser
 
     def run(self):

@@ -11,12 +11,20 @@ class PolyLayers(ParlaiScript):
     @classmethod
     def setup_args(cls):
         """Declare the flags of the command."""
-        parser = ParlaiParser(True, False, "Rank with every layer of a cross-encoder, to help choose --early-layer.")
+        parser = ParlaiParser(
+            True, False, "Evaluate every layer of a cross-encoder as an embedding, to help choose --early-layer."
+        )
         group = parser.add_argument_group("poly_layers")
         group.add_argument("--cross-model", required=True, help="trained model of -m poly_agents/cross")
-        group.add_argument("--bi-model", help="trained model of -m poly_agents/bi, whose layers are compared")
         group.add_argument(
-            "-ne", "--num-examples", type=int, default=1000, help="how many examples of -dt, the first ones; -1: all"
+            "--bi-model", help="trained model of -m poly_agents/bi, whose layers are shown for comparison"
+        )
+        group.add_argument(
+            "-ne",
+            "--num-examples",
+            type=int,
+            default=1000,
+            help="evaluate on the first N examples of --datatype; -1: all",
         )
         group.add_argument("--out", help="folder for layers.json, layers.md and layers.png; default: beside the model")
         parser.set_defaults(datatype="valid")

@@ -5,7 +5,7 @@ from parlai.core.script import ParlaiScript, register_script
 
 DESCRIPTION = """Mine hard negatives: responses of other training examples that a trained model scores high.
 
-The file is for --hard-negatives-file. A killed run continues where it was.
+Give the file to train_model as --hard-negatives-file. A killed run continues where it was.
 """
 
 
@@ -18,9 +18,14 @@ class PolyMine(ParlaiScript):
         """Declare the flags of the command."""
         parser = ParlaiParser(True, False, DESCRIPTION)
         group = parser.add_argument_group("poly_mine")
-        group.add_argument("-mf", "--model-file", required=True, help="trained model that caches its candidates")
+        group.add_argument(
+            "-mf",
+            "--model-file",
+            required=True,
+            help="trained model that can encode candidates ahead (not cross or uni)",
+        )
         group.add_argument("--out", required=True, help="file to write")
-        group.add_argument("--hard-negatives", type=int, default=10, help="how many for each example")
+        group.add_argument("--hard-negatives", type=int, default=10, help="number of negatives for each example")
         group.add_argument(
             "--hard-negatives-margin",
             type=float,

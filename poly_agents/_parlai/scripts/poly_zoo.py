@@ -1,4 +1,4 @@
-"""`parlai poly_zoo`: the checkpoints there are, fetching them, and cards and folders for publishing one's own."""
+"""`parlai poly_zoo`: list and download checkpoints, write a model's card, publish a model."""
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
@@ -6,12 +6,12 @@ from parlai.core.script import ParlaiScript, register_script
 DESCRIPTION = """Checkpoints by name.
 
   parlai poly_zoo                            the list
-  parlai poly_zoo NAME                       fetch one, or check the one that is here
+  parlai poly_zoo NAME                       download a checkpoint, or verify the downloaded one
   parlai poly_zoo card -mf MODEL             write MODEL.README.md: what it is, its metrics, how to load it
-  parlai poly_zoo publish FOLDER -mf MODEL   make a folder that is ready to be pushed; --push ORG/NAME pushes it
+  parlai poly_zoo publish FOLDER -mf MODEL   make a folder for HuggingFace's hub; --push ORG/NAME pushes it
 
-Whatever takes a model file takes zoo:poly_agents/NAME/model, and what was pushed as
-zoo:poly_agents/hub/ORG/NAME/model.
+Every option that takes a model file also takes zoo:poly_agents/NAME/model, and zoo:poly_agents/hub/ORG/NAME/model for
+a model that was pushed to the hub.
 """
 
 
@@ -22,23 +22,30 @@ class PolyZoo(ParlaiScript):
         parser = ParlaiParser(False, False, DESCRIPTION)
         parser.add_parlai_data_path()
         group = parser.add_argument_group("poly_zoo")
-        group.add_argument("words", nargs="*", metavar="NAME", help="nothing; a name; card; or publish and a folder")
-        group.add_argument("--markdown", action="store_true", help="the list as the table of zoo/README.md")
+        group.add_argument(
+            "words",
+            nargs="*",
+            metavar="NAME",
+            help="a checkpoint's name, `card`, or `publish FOLDER`; without it, print the list",
+        )
+        group.add_argument("--markdown", action="store_true", help="print the list as the tables of zoo/README.md")
         group.add_argument(
             "--zoo-mirror",
-            help="an address, or a folder that is looked in first, for what does not come from HuggingFace's hub "
-            "(HF_ENDPOINT is the hub's); other commands read it from the variable POLY_AGENTS_ZOO",
+            help="mirror of what is not on HuggingFace's hub: a URL, or a folder that is searched first; "
+            "for other commands set the variable POLY_AGENTS_ZOO, for the hub set HF_ENDPOINT",
         )
         group.add_argument("-mf", "--model-file", help="card, publish: the trained model")
         group.add_argument(
             "--report",
-            help="card, publish: files that `eval_model --report-filename FILE --confidence true` wrote, parted by "
-            "commas; without them the card has what train_model found when it ended (MODEL.trainstats)",
+            help="card, publish: reports of `eval_model --report-filename FILE --confidence true`, comma-separated; "
+            "default: the results of train_model's final evaluation (MODEL.trainstats)",
         )
-        group.add_argument("--license", help="card, publish: by the hub's names, as mit or apache-2.0")
-        group.add_argument("--language", default="en", help="card, publish: of the data, as en")
-        group.add_argument("--push", help="publish: ORG/NAME on HuggingFace's hub, to push the folder to")
-        group.add_argument("--token", help="publish: for the hub; else HF_TOKEN, or that of `hf auth login`")
+        group.add_argument("--license", help="card, publish: the licence, as the hub names it (mit, apache-2.0)")
+        group.add_argument("--language", default="en", help="card, publish: the language of the data")
+        group.add_argument("--push", help="publish: push the folder to ORG/NAME on HuggingFace's hub")
+        group.add_argument(
+            "--token", help="publish: token for the hub; default: HF_TOKEN, or the login of `hf auth login`"
+        )
         return parser
 
     def run(self):
@@ -77,11 +84,11 @@ class PolyZoo(ParlaiScript):
         if not opt["model_file"]:
             raise ValueError(f"{words[0]} needs -mf MODEL, the trained model")
         reports = [path for path in (opt["report"] or "").split(",") if path]
-        told = {"reports": reports, "licence": opt["license"], "language": opt["language"]}
+        details = {"reports": reports, "licence": opt["license"], "language": opt["language"]}
         if words == ["card"]:
-            print(publishing.write_card(opt["model_file"], **told))
+            print(publishing.write_card(opt["model_file"], **details))
         elif words[0] == "publish" and len(words) == 2:
-            print(publishing.prepare_folder(words[1], opt["model_file"], name=opt["push"], **told))
+            print(publishing.prepare_folder(words[1], opt["model_file"], name=opt["push"], **details))
             if opt["push"]:
                 print(publishing.push(words[1], opt["push"], opt["token"]))
         else:

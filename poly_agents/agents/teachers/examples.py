@@ -48,7 +48,10 @@ def draw_candidates(examples: Sequence[Example], seed: str, count: int = CANDIDA
     """
     pool = list({normalized(example.response): example.response for example in examples}.items())
     if len(pool) < count:
-        raise ValueError(f"{count} candidates need as many different responses, there are {len(pool)}")
+        raise ValueError(
+            f"{count} candidates need as many different responses, there are {len(pool)}; add examples, or give each "
+            "example its own candidates"
+        )
     draw = random.Random(seed)
     with_candidates = []
     for example in examples:
