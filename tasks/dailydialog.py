@@ -29,6 +29,7 @@ from poly_agents.agents.teachers.examples import draw_candidates, replies
 from poly_agents.agents.teachers.reading import json_object
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.files.download import Download
+from poly_agents.files.lines import bounded
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
 END = "__eou__"
@@ -87,7 +88,7 @@ class DailydialogTeacher(ResponseTeacher):
         """Read a split from its archive; `path` is for error messages."""
         member = f"{name}/dialogues_{name}.txt"
         with zipfile.ZipFile(data) as archive, archive.open(member) as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(bounded(lines, path), 1):
                 try:
                     if line.strip():
                         yield parse(line.decode("utf-8"))

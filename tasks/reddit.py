@@ -29,6 +29,7 @@ from typing import NamedTuple
 from poly_agents.agents.teachers.examples import Example, draw_candidates
 from poly_agents.agents.teachers.reading import BAD_ROW, open_binary
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.files.lines import bounded
 
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
 FOREIGN = set(
@@ -98,7 +99,7 @@ class RedditTeacher(ResponseTeacher):
     def comments(self, path: Path) -> Iterator[Comment]:
         """Read the comments of a dump."""
         with open_binary(path) as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(bounded(lines, path), 1):
                 try:
                     yield parse(line)
                 except BAD_ROW as error:

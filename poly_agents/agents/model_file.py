@@ -80,7 +80,7 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
         if start:
-            saved = opening.read_header(start)
+            saved = opening.read_weights(start).header
             options = options.fill_open(saved["options"])
             header = saved | {"agent": agent_of(kind), "options": vars(options), "label_truncate": label}
             model = building.blank(header, dictionary.words, device, for_training=is_training(opt))
@@ -98,7 +98,7 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
 
 
 class TrainingState(NamedTuple):
-    """What a model file holds besides the model."""
+    """The state of training that a model file holds besides the model."""
 
     counters: dict[str, Any]  # for the header: updates, examples, the scheduler
     optimizer: dict[str, Any] | None  # as `optimizer.state_dict()` gives it

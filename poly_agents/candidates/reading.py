@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from poly_agents.files.lines import bounded
+
 
 def read_candidates(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the candidates of a file, each a dictionary with a `text`.
@@ -24,9 +26,9 @@ def read_candidates(path: str | Path) -> Iterator[dict[str, Any]]:
     [{'text': 'mostly rock'}, {'text': 'in Utah, and you?'}]
     """
     is_json = Path(path).suffix == ".jsonl"
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            line = line.strip()
+    with open(path, "rb") as file:
+        for number, data in enumerate(bounded(file, path), 1):
+            line = data.decode("utf-8").strip()
             if line:
                 yield parse_object(line, f"{path}, line {number}") if is_json else {"text": line}
 

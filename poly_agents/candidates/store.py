@@ -9,6 +9,7 @@ A segment never changes. `writer.py` makes stores and updates them.
 
 import json
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,14 +73,14 @@ class Store:
         if fingerprint and header["maker"] != fingerprint:
             raise ValueError(f"{folder} was made by another model, or by this one before it changed; make it again")
         self.precision: str = header["precision"]
-        self.segments = [Segment(*entry) for entry in header["segments"]]
+        self.segments = segments_of(header, self.folder)
         bad = [path for path, good in verify(self.folder, self.segments).items() if not good]
         if bad:
             raise Damaged(
                 f"{bad[0]} is damaged; run `parlai poly_index` again: it replaces what is damaged and no more"
             )
         self.starts = [0, *accumulate(segment.rows for segment in self.segments)]
-        tensors = [load_segment(self.folder / f"{segment.name}.safetensors") for segment in self.segments]
+        tensors = [load_segment(self.folder, segment) for segment in self.segments]
         self.vectors = Vectors(tensors)
         self._keys = [part["texts"] for part in tensors]
         self._offsets = [part["offsets"] for part in tensors]
@@ -162,13 +163,51 @@ def verify(folder: Path, segments: Sequence[Segment]) -> dict[Path, bool]:
         return dict(zip(wanted, threads.map(is_whole, wanted), strict=True))
 
 
-def load_segment(path: Path) -> dict[str, Tensor]:
-    """Map the tensors of a segment into memory. Raises Damaged if that fails."""
+def segments_of(header: dict[str, Any], folder: Path) -> list[Segment]:
+    """Return the segments that a header lists. Raises Damaged if one of them cannot have been written here.
+
+    A name is 16 hexadecimal digits, so it never leads out of the folder.
+    """
+    try:
+        segments = [Segment(*entry) for entry in header["segments"]]
+        bad = [s for s in segments if not is_segment(s)]
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{folder / HEADER} is damaged ({error!r}); run `parlai poly_index` again") from error
+    if bad:
+        raise Damaged(f"{folder / HEADER} lists {bad[0].name!r}, which is no segment; run `parlai poly_index` again")
+    return segments
+
+
+def is_segment(segment: Segment) -> bool:
+    """Tell whether an entry of a header is what `writer.py` writes."""
+    digests = re.fullmatch(r"[0-9a-f]{64}", segment.vectors) and re.fullmatch(r"[0-9a-f]{64}", segment.lines)
+    named = re.fullmatch(r"[0-9a-f]{16}", segment.name)
+    return bool(digests and named) and type(segment.rows) is int and segment.rows > 0
+
+
+def load_segment(folder: Path, segment: Segment) -> dict[str, Tensor]:
+    """Map the tensors of a segment into memory. Raises Damaged if that fails, or if its sizes contradict each other."""
+    path, lines = paths(folder, segment)
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not agrees(tensors, segment.rows, lines.stat().st_size):
+            raise Damaged(f"{path} does not hold the {segment.rows:,} rows that {folder / HEADER} says")
+        return tensors
+    except (SafetensorError, OSError, KeyError) as error:
         raise Damaged(f"{path} is damaged ({error})") from error
+
+
+def agrees(tensors: dict[str, Tensor], rows: int, size: int) -> bool:
+    """Tell whether the tensors of a segment have so many rows, and its lines so many bytes.
+
+    Token states have `lengths`, one a row, and as many vectors as these add up to.
+    """
+    offsets, lengths = tensors["offsets"], tensors.get("lengths")
+    vectors = rows if lengths is None else int(lengths.sum())
+    columns = [tensors["keys"], tensors["texts"], offsets[1:], *([] if lengths is None else [lengths])]
+    counted = all(len(column) == rows for column in columns) and len(tensors["vectors"]) == vectors
+    return counted and offsets[0] == 0 and offsets[-1] == size and bool((offsets.diff() > 0).all())
 
 
 # --- keys of candidates -----------------------------------------------------------------------------------------------

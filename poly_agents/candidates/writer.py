@@ -36,6 +36,7 @@ from poly_agents.candidates.store import (
     load_segment,
     paths,
     read_header,
+    segments_of,
     verify,
 )
 from poly_agents.candidates.vectors import STORED_AS, Vectors, flatten
@@ -47,7 +48,7 @@ CHUNK = 2_048  # candidates encoded at a time
 
 
 class Recipe(NamedTuple):
-    """How to encode the candidates of a store."""
+    """The model and the precision that encode the candidates of a store."""
 
     encode: Callable[[list[str]], Any]  # N texts -> N encoded candidates
     fingerprint: str  # identifies everything that `encode` depends on
@@ -163,11 +164,13 @@ class Writer:
         self.folder, self.recipe, self.count = folder, recipe, count
         header = read_header(folder) or {}
         same = header.get("maker") == recipe.fingerprint and header.get("precision") == recipe.precision
-        listed = [Segment(*entry) for entry in header["segments"]] if same else []
+        listed: list[Segment] = []
+        with suppress(Damaged):  # then everything is encoded again
+            listed = segments_of(header, folder) if same else []
         whole = verify(folder, listed)
         self.segments = [segment for segment in listed if all(whole[path] for path in paths(folder, segment))]
         self.old = len(self.segments)  # how many there were before this build
-        stored = [as_keys(load_segment(paths(folder, segment)[0])["keys"]) for segment in self.segments]
+        stored = [as_keys(load_segment(folder, segment)["keys"]) for segment in self.segments]
         keys = np.concatenate([np.empty(0, "S16"), *stored])
         self.order = keys.argsort(kind="stable")
         self.keys = keys[self.order]
@@ -269,8 +272,8 @@ class Writer:
 
     def write_part(self, segment: Segment, given: Tensor) -> None:
         """Write a segment again with those rows that `given` [N] is True for."""
-        vectors_path, lines_path = paths(self.folder, segment)
-        tensors = load_segment(vectors_path)
+        _, lines_path = paths(self.folder, segment)
+        tensors = load_segment(self.folder, segment)
         keys = [bytes(key) for key in tensors["keys"][given].numpy()]
         rows = zip(lines_path.read_text("utf-8").split("\n"), given.tolist(), strict=False)  # and an empty last line
         self.write_segment(keys, [line for line, wanted in rows if wanted], Vectors([tensors]).select(given))

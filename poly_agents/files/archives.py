@@ -13,7 +13,9 @@ from typing import IO, NamedTuple
 
 RATIO = 50  # an archive may unpack to so many times its own size; text takes about ten times
 ALWAYS_ALLOWED = 1 << 20  # bytes that an archive of any size may unpack to
-MAX_MEMBERS = 100_000
+MAX_MEMBERS = 20_000
+MAX_HEADER = 1 << 16  # bytes of a long name or of extended headers, which tarfile reads into memory
+MAX_HEADERS = 1 << 24  # bytes of all such headers of an archive
 PIECE = 1 << 20  # bytes that are copied at a time
 
 
@@ -118,12 +120,29 @@ def _members(path: Path) -> Iterator[Member]:
                 fault = _zip_fault(info)
                 yield Member(info.filename, info.file_size, info.is_dir(), fault, partial(archive.open, info))
         return
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=LimitedHeader) as archive:
+        archive.header_bytes = 0
         for info in archive:
             fault = "" if info.isreg() or info.isdir() else "is a link or a device"
             name = info.name.removeprefix("./") or "."
             size = info.size if info.isreg() else 0
             yield Member(name, size, info.isdir(), fault, partial(archive.extractfile, info))
+
+
+class LimitedHeader(tarfile.TarInfo):
+    """A header of a tar archive that is refused before tarfile reads more than `MAX_HEADER` bytes for it."""
+
+    EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE)
+    PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+    def _proc_member(self, archive):
+        if self.type in (*self.EXTENDED, *self.PAX):
+            archive.header_bytes = getattr(archive, "header_bytes", 0) + tarfile.BLOCKSIZE + self.size
+            if self.size > MAX_HEADER:
+                raise tarfile.ReadError(f"a header has {self.size:,} bytes, {MAX_HEADER:,} are allowed")
+            if archive.header_bytes > MAX_HEADERS:
+                raise tarfile.ReadError(f"its headers have more than {MAX_HEADERS:,} bytes")
+        return super()._proc_member(archive)
 
 
 def _zip_fault(info: zipfile.ZipInfo) -> str:

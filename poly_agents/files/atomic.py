@@ -14,8 +14,12 @@ def replace(path: str | Path, write: Callable[[str], object]) -> None:
     Args:
         path: the file to make or replace.
         write: is called with the path of a temporary file, and writes it.
+
+    Raises:
+        ValueError: `path` is a folder, a device, a pipe or a socket, which must not be replaced by a file.
     """
     path = Path(path)
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,6 +29,13 @@ def replace(path: str | Path, write: Callable[[str], object]) -> None:
     finally:
         with suppress(FileNotFoundError):
             beside.unlink()
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise ValueError if a path is there and is not a regular file, or a link to one."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        raise ValueError(f"{path} is {kind}, and a file would take its place; give the path of a file")
 
 
 def _umask() -> int:

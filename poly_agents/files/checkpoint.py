@@ -144,4 +144,7 @@ def _header(path: str, file) -> dict[str, Any]:
         raise ValueError(
             f"{path} is a safetensors file but not a model of poly_agents: its metadata has no {KEY!r}; give another"
         )
-    return json.loads(metadata[KEY])
+    try:
+        return json.loads(metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the header of {path} is damaged ({error}); restore the file") from error

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from poly_agents import processes, zoo
 from poly_agents.files.atomic import replace
+from poly_agents.files.lines import bounded
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import TextRanker
 from poly_agents.text.turns import Turn
@@ -118,11 +119,13 @@ def resume(part: Path, mined_with: dict[str, Any]) -> int:
         mined_with: the content of its first line.
     """
     header = json.dumps({"mined_with": mined_with}) + "\n"
-    lines = part.read_text(encoding="utf-8").splitlines(keepends=True) if part.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if whole[:1] != [header]:
-        whole = [header]
-    part.write_text("".join(whole), encoding="utf-8")
+    whole: list[bytes] = []
+    if part.exists():
+        with part.open("rb") as file:
+            whole = [line for line in bounded(file, part) if line.endswith(b"\n")]
+    if whole[:1] != [header.encode()]:
+        whole = [header.encode()]
+    part.write_bytes(b"".join(whole))
     return len(whole) - 1
 
 
@@ -159,15 +162,16 @@ def read(path: str) -> dict[tuple[str, str], list[str]]:
     if not Path(path).is_file():
         raise ValueError(f"--hard-negatives-file {path}: there is no such file; make it with parlai poly_mine")
     negatives = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if "mined_with" not in row:
-                negatives[row["context"], row["response"]] = list(row["negatives"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not an object with context, response, negatives ({error})"
-            ) from error
+    with open(path, "rb") as file:
+        for number, line in enumerate(bounded(file, path), 1):
+            try:
+                row = json.loads(line)
+                if "mined_with" not in row:
+                    negatives[row["context"], row["response"]] = list(row["negatives"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: not an object with context, response, negatives ({error})"
+                ) from error
     if not negatives:
         raise ValueError(f"{path} holds no negatives; make it with parlai poly_mine")
     return negatives

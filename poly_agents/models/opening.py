@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from poly_agents.files import checkpoint
 from poly_agents.files.checkpoint import Checkpoint, Weights
+from poly_agents.models.headers import check_header
 from poly_agents.pretrained import parlai_tokenizer, parlai_weights
 from poly_agents.text.tokenizer import Tokenizer, read_saved
 
@@ -40,7 +41,9 @@ def open_model(path: str) -> Opened:
 
 def read_weights(path: str) -> Checkpoint:
     """Read header and weights of a model file, without its tokenizer. Raises ValueError as `open_model` does."""
-    return parlai_weights.read(path) if written_by_torch(path) else checkpoint.read(path)
+    saved = parlai_weights.read(path) if written_by_torch(path) else checkpoint.read(path)
+    check_header(saved.header, saved.weights, path)
+    return saved
 
 
 def read_header(path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from poly_agents.files.download import Download, DownloadError, Elsewhere, find
+from poly_agents.files.lines import bounded
 
 BAD_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what parsing a malformed row raises
 LARGEST_WINDOW = 1 << 31  # bytes; Reddit's dumps are compressed with long windows
@@ -74,7 +75,7 @@ def rows(path: Path, parse: Callable[[str], Any], on_error: Callable[[str, Excep
         on_error: gets `FILE:LINE` and the exception of a bad line, and may return to skip it. Default: raise.
     """
     with open_binary(path) as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(bounded(lines, path), 1):
             try:
                 if line.strip():
                     yield parse(line.decode("utf-8").rstrip("\r\n"))
