@@ -4,6 +4,7 @@ import pytest
 from parlai.scripts.train_model import TrainModel
 
 import poly_agents
+from poly_agents._parlai.scripts.poly_mine import PolyMine
 from poly_agents.agents.teachers import Turn
 from poly_agents.candidates import pool
 from poly_agents.learning import negatives
@@ -55,6 +56,12 @@ def test_what_runs_once_per_candidate_does_not_mine(trained, tmp_path):
         negatives.mine(str(tmp_path / "mined"), poly_agents.load(trained["cross"]), TURNS, 3, 0.0)
 
 
+def test_the_command_mines_ten_by_default(trained):
+    given = ["-mf", trained["bi"], "-t", "poly_agents:jsonl", "--out", "mined.jsonl"]
+    assert PolyMine.setup_args().parse_args(given)["hard_negatives"] == 10
+    assert PolyMine.setup_args().parse_args([*given, "--hard-negatives", "3"])["hard_negatives"] == 3
+
+
 def test_files_of_negatives_that_are_no_such_thing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file; make it with parlai poly_mine"):
         negatives.read(str(tmp_path / "none"))
@@ -72,7 +79,7 @@ def test_each_context_meets_its_own_negatives_once():
 
 
 @pytest.mark.parametrize("name", ["bi", "cross"])
-def test_training_mines_anew_every_so_many_epochs(options, trained, name, monkeypatch):
+def test_training_mines_again_every_so_many_epochs(options, trained, name, monkeypatch):
     mined, mine = [], negatives.mine
 
     def counted(path, model, turns, count, margin):

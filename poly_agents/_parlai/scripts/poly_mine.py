@@ -25,13 +25,15 @@ class PolyMine(ParlaiScript):
             help="trained model that can encode candidates ahead (not cross or uni)",
         )
         group.add_argument("--out", required=True, help="file to write")
-        group.add_argument("--hard-negatives", type=int, default=10, help="number of negatives for each example")
+        group.add_argument("--hard-negatives", type=int, help="number of negatives for each example")
         group.add_argument(
             "--hard-negatives-margin",
             type=float,
             default=0.0,
             help="leave out responses that score above the right response minus this: they may be right too",
         )
+        # The agent of -mf declares the same flag with a default of 0; only a default of the parser outlives that.
+        parser.set_defaults(hard_negatives=10)
         return parser
 
     def run(self):
