@@ -165,10 +165,31 @@ def launcher(run, launch_of_parlai):
     return launch
 
 
+def patch_display(misc) -> None:
+    """Spell out control characters in the messages that ParlAI prints. It can go when ParlAI does so itself."""
+    from poly_agents.text.printable import printable
+
+    colorize = misc.colorize
+    misc.colorize = lambda text, style: colorize(printable(str(text)), style)
+
+
+def patch_logging(logging) -> None:
+    """Spell out control characters in log lines. It can go with `patch_display`."""
+    from poly_agents.text.printable import printable
+
+    def spell_out(record) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+    logging.logger.addFilter(spell_out)
+
+
 PATCHES = {
     "parlai.nn.lr_scheduler": patch_plateau,
     "parlai.core.opt": patch_load,
     "parlai.utils.pickle": patch_pickle,
+    "parlai.utils.misc": patch_display,
+    "parlai.utils.logging": patch_logging,
     "parlai.utils.distributed": patch_distributed,
     "parlai.utils.fsdp": patch_join,
     "parlai.scripts.multiprocessing_train": patch_training,
