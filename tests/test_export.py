@@ -236,7 +236,7 @@ def test_a_process_without_poly_agents_loads_the_graphs_of_pytorch(one_layer, tm
             "cross",
             {"cross_head": "linear"},
             "huggingface",
-            "has --cross-head pooled of --reduction first, this model has lin",
+            "needs --cross-head pooled and --reduction first for bert; this model has linear",
         ),
         ("late", {"share_encoders": False}, "sentence-transformers", "one encoder for both sides, this model has one"),
         ("bi", {}, "tensorflow", "--to tensorflow: there are sentence-transformers, huggingface, onnx, torch-export"),

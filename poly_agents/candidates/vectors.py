@@ -30,7 +30,7 @@ def flatten(encoded: Any, precision: str) -> dict[str, Tensor]:
         norms: the norm of each candidate [N], if it has a single vector. Searches bound inner products with it.
 
     Raises:
-        ValueError: the ranker does not encode candidates ahead, so there is nothing worth storing.
+        ValueError: the ranker does not encode candidates without their context.
     """
     if isinstance(encoded, TokenStates):  # real tokens come first
         tensors = {"lengths": encoded.mask.sum(-1).int().cpu()}
@@ -39,8 +39,8 @@ def flatten(encoded: Any, precision: str) -> dict[str, Tensor]:
         tensors, vectors = {}, encoded
     else:
         raise ValueError(
-            f"this ranker encodes a candidate as {type(encoded).__name__}, and storing that saves no work; store the "
-            "candidates with a model of bi, poly, early, mix, late, or of ed2lm with --ed2lm-encode candidate"
+            "this ranker cannot encode a candidate without its context, so a store would save no work; use a model of "
+            "bi, poly, early, mix, late, or of ed2lm with --ed2lm-encode candidate"
         )
     if precision == "int8":
         scales = vectors.float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127

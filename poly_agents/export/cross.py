@@ -81,9 +81,9 @@ def classifier(model: TextRanker, format: str) -> nn.Module:
     kind, reduction = classifiers.head_of(config.to_dict()) or ("none that is known here", "first")
     if (kind, reduction) != (options.cross_head, options.reduction):
         raise ValueError(
-            f"the {config.model_type} classifier of {format} has --cross-head {kind} of --reduction {reduction}, this "
-            f"model has {options.cross_head} of {options.reduction}: train with that one; --to sentence-transformers "
-            "takes linear too, --to onnx any"
+            f"{format} needs --cross-head {kind} and --reduction {reduction} for {config.model_type}; this model has "
+            f"{options.cross_head} and {options.reduction}. Train with the former, or export --to onnx (any head), or "
+            "--to sentence-transformers (which also takes a linear head)"
         )
     made = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     missing, unknown = made.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
