@@ -14,11 +14,14 @@ class Memory:
 
     def __init__(self, limit: int = LIMIT):
         self.limit = limit
+        self.version: tuple = ()  # of the weights that encoded the rows
         self.bytes = 0
         self.rows: dict[tuple[int, ...], Any] = {}  # ids -> encoded candidate [1, ...], oldest first
 
     def encode(self, ranker: Ranker, ids: Sequence[Sequence[int]]) -> Any:
         """Encode candidates by their bare ids: N of them -> [N, ...], as `ranker.encode_ids`, but each only once."""
+        if self.version != (version := ranker.weights_version()):
+            self.rows, self.bytes, self.version = {}, 0, version
         keys = [tuple(text) for text in ids]
         new = list(dict.fromkeys(key for key in keys if key not in self.rows))
         if new:

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from threading import get_ident
 from typing import Any, Self
 
 import torch
@@ -128,9 +129,11 @@ class Backbone(nn.Module):
         if encoder := self._packed_now(tokens):
             return encoder.hidden(tokens, after)
         inputs: list[Tensor] = []
+        thread = get_ident()
 
         def keep(layer, args, kwargs):  # transformers' own way of it hooks into layers for good, and these are shared
-            inputs.append(args[0] if args else kwargs["hidden_states"])
+            if get_ident() == thread:  # another thread may run the same layers now
+                inputs.append(args[0] if args else kwargs["hidden_states"])
 
         count = max(1, *after)
         hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers[:count]]
@@ -160,11 +163,13 @@ class Backbone(nn.Module):
 
     def _packed_now(self, tokens: Tokens) -> packed.PackedEncoder | None:
         """Return the encoder that runs without padding, with today's weights, or None where it cannot be used."""
+        encoder = self._packed  # other threads may set it meanwhile
         if self.training or not packed.can_run(self.model, self.dtype, tokens):
-            self._packed = None  # a training step may follow, and a fused optimizer changes weights without a trace
-        elif self._packed is None or not self._packed.is_current():
-            self._packed = packed.PackedEncoder(self.model, self.dtype, self.segments)
-        return self._packed
+            encoder = None  # a training step may follow, and a fused optimizer changes weights without a trace
+        elif encoder is None or not encoder.is_current():
+            encoder = packed.PackedEncoder(self.model, self.dtype, self.segments)
+        self._packed = encoder
+        return encoder
 
     def _below(self, count: int) -> nn.Module:
         """Return the model's first layers, as a copy that shares every weight."""

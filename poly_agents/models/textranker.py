@@ -53,7 +53,7 @@ class TextRanker:
         self.tokenizer = tokenizer
         self.text_truncate = text_truncate
         self.label_truncate = label_truncate
-        self._last: tuple[list[str], Any] = [], None  # a chat ranks the same candidates at every turn
+        self._last: tuple[list[str], tuple, Any] = [], (), None  # texts, version of the weights, their encodings
 
     @classmethod
     def start(
@@ -202,10 +202,16 @@ class TextRanker:
         return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(candidates)]
 
     def encode(self, texts: list[str]) -> Any:
-        """Encode candidates. They are encoded once as long as they stay the same."""
-        if self._last[0] != texts:
-            self._last = texts, self._encode(texts)
-        return self._last[1]
+        """Encode candidates. They are encoded once as long as they and the weights stay the same.
+
+        Several threads may call this. Each reads and sets the last encodings as one value.
+        """
+        last_texts, last_version, encoded = self._last
+        version = self.ranker.weights_version()
+        if last_texts != texts or last_version != version:
+            encoded = self._encode(texts)
+            self._last = list(texts), version, encoded
+        return encoded
 
     def _encode(self, texts: list[str]) -> Any:
         return self.ranker.encode_parts(prefetch(self.candidate_ids, slices(texts)))

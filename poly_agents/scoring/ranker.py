@@ -110,6 +110,7 @@ class Ranker(nn.Module, ABC):
             build: makes an encoder; called once, or twice if contexts and candidates have one each.
         """
         super().__init__()
+        self._trained = 0  # how often training was switched on
         self.options = options = options.fill_open({})
         self.frame = frame
         self.context_encoder = build()
@@ -235,6 +236,19 @@ class Ranker(nn.Module, ABC):
     def score_ids(self, ids: Sequence[Sequence[int]], encoded: Any, index: Tensor | None = None) -> Tensor:
         """Score contexts by their bare ids: as `score_tokens`."""
         return self.score_tokens(pad(ids), encoded, index)
+
+    def train(self, mode: bool = True):
+        """Switch to training, or out of it. Encodings that were made before a training step die with it."""
+        if mode:
+            self._trained += 1
+        return super().train(mode)
+
+    def weights_version(self) -> tuple:
+        """Return a value that changes whenever weights may have changed: what was encoded under another one is stale.
+
+        A fused optimizer changes weights without a trace, so every switch to training counts as a change.
+        """
+        return self._trained, *((part.data_ptr(), part._version) for part in self.parameters())
 
     # --- weights ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,65 @@
+"""One model in many threads gives every call its own scores; encodings die with the weights they were made by."""
+
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import poly_agents
+from poly_agents.candidates.memory import Memory
+from poly_agents.encoders.states import tensors
+from poly_agents.models.textranker import TextRanker
+from tests.conftest import WORDS
+
+THREADS, CALLS = 16, 96
+
+
+@pytest.fixture
+def tiny_switch_interval():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def questions() -> list[tuple[str, list[str]]]:
+    """Contexts with candidates, some of them the same again."""
+    draw = random.Random(3)
+    pools = [[" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) for _ in range(size)] for size in (2, 3, 5, 7)]
+    return [(" ".join(draw.choices(WORDS, k=4)), draw.choice(pools)) for _ in range(CALLS)]
+
+
+@pytest.mark.parametrize("name", ["bi", "cross", "ed2lm", "late", "mix", "poly", "uni", "early"])
+def test_every_thread_gets_its_own_scores(trained, name, tiny_switch_interval):
+    model, asked = poly_agents.load(trained[name], "float32"), questions()
+    wanted = [dict(model.rank(*question)) for question in asked]
+    with ThreadPoolExecutor(THREADS) as pool:
+        rankings = list(pool.map(lambda question: dict(model.rank(*question)), asked))
+    for ranking, one in zip(rankings, wanted, strict=True):
+        assert ranking == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["bi", "poly", "late", "mix"])
+def test_encodings_die_with_their_weights(trained, name, fused):
+    model = poly_agents.load(trained[name], "float32")
+    ranker, memory, candidates = model.ranker, Memory(), ["hello how", "my cat", "six"]
+    ids = model.candidate_ids(candidates)
+    before, held = model.rank("hello", candidates), tensors(memory.encode(ranker, ids))[0]
+    optimizer = torch.optim.AdamW(ranker.train().parameters(), lr=0.1, fused=fused)
+    sum(part.float().square().sum() for part in ranker.parameters()).backward()
+    optimizer.step()
+    after = model.rank("hello", candidates)
+    assert dict(after) != pytest.approx(dict(before), abs=1e-3)
+    assert dict(after) == pytest.approx(dict(TextRanker(ranker, model.tokenizer, 31, 13).rank("hello", candidates)))
+    assert not torch.equal(tensors(memory.encode(ranker, ids))[0], held)
+
+
+def test_a_changed_list_of_candidates_is_another_list(trained):
+    model = poly_agents.load(trained["bi"], "float32")
+    texts = ["hello how", "my cat"]
+    model.encode(texts)
+    texts.append("six")
+    assert len(model.encode(texts)) == 3
