@@ -8,6 +8,7 @@ PolyOptions(poly_codes=16)
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -36,6 +37,8 @@ class Options:
             choices, value = field.metadata["choices"], getattr(self, field.name)
             if choices and value not in choices and not (value is None and is_open(field)):
                 raise ValueError(f"{flag(field.name)} must be one of {', '.join(choices)}, got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{flag(field.name)} must be a finite number, got {value}")
 
     @classmethod
     def add_to(cls, parser) -> None:

@@ -11,9 +11,11 @@ from collections import Counter
 
 import pytest
 import torch
+from parlai.scripts.train_model import TrainModel
 
 from poly_agents.agents.model_file import restore_trainstats
 from poly_agents.files import checkpoint
+from poly_agents.learning.training import NonFiniteLoss
 from tests.agents import ROWS
 
 DRIVER = """
@@ -82,6 +84,27 @@ def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(tiny, data, tmp_path
     assert b"loss=" in shown and b"ex/s" in shown and b"36/36" in shown
     quiet = subprocess.run([sys.executable, "-c", code.replace("model'", "other'")], capture_output=True, timeout=300)
     assert b"loss=" not in quiet.stderr + quiet.stdout
+
+
+def train(tiny, data, tmp_path, **changes) -> None:
+    given = {"model": "poly_agents/bi", "task": "poly_agents:jsonl", "jsonl_path": data, "backbone": tiny}
+    given |= {"model_file": str(tmp_path / "model"), "text_truncate": 31, "label_truncate": 13, "batchsize": 4}
+    TrainModel.main(**given | {"precision": "float32", "max_train_steps": 30} | changes)
+
+
+def test_training_stops_before_a_loss_that_is_no_number_reaches_the_weights(tiny, data, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"the loss of a batch is nan.*smaller -lr"):
+        train(tiny, data, tmp_path, learningrate=1e30, save_every_n_secs=1e-9, warmup_updates=0)
+    saved = checkpoint.read(f"{tmp_path / 'model'}.checkpoint")
+    assert 0 < saved.header["number_training_updates"] < 30
+    assert all(tensor.isfinite().all() for tensor in saved.weights.values())
+
+
+@pytest.mark.parametrize("name", ["bi_scale", "distill_temperature", "learningrate"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_options_are_finite(tiny, data, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must be a finite number, got {value}"):
+        train(tiny, data, tmp_path, **{name: value})
 
 
 def test_statistics_cut_off_by_a_kill_are_taken_from_the_save_before(tmp_path):

@@ -1,6 +1,7 @@
 """The command line of the agents: defaults, shared flags, and options that cannot work together."""
 
 import argparse
+import math
 from pathlib import Path
 
 from poly_agents.agents.report import EvaluationOptions
@@ -106,6 +107,9 @@ def check_training(opt) -> None:
     for name in ("ranks_file", "submission"):
         if opt.get(name):
             raise ValueError(f"{flag(name)} is for evaluation: give it to eval_model")
+    for name in ("learningrate", "weight_decay", "gradient_clip", "momentum", "lr_scheduler_decay"):
+        if not math.isfinite(opt.get(name) or 0.0):
+            raise ValueError(f"{flag(name)} must be a finite number, got {opt[name]}")
     if opt.get("precision") == "float16":
         raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
 

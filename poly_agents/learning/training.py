@@ -68,6 +68,10 @@ class TrainingOptions(Options):
         return result._replace(loss=(1 - self.distill_weight) * result.loss + self.distill_weight * loss)
 
 
+class NonFiniteLoss(ArithmeticError):
+    """A loss is infinite or not a number, so no gradient can be trusted."""
+
+
 class TrainingBatch(NamedTuple):
     """A batch of contexts, with the candidates that they are trained against."""
 
@@ -93,6 +97,9 @@ def step(ranker: Ranker, options: TrainingOptions, batch: TrainingBatch, scale: 
 
     Returns:
         Scores [B, C] and losses [B].
+
+    Raises:
+        NonFiniteLoss: a loss is not a number. The weights are those of before this batch.
     """
     batch = batch.to(ranker.device)
 
@@ -102,7 +109,13 @@ def step(ranker: Ranker, options: TrainingOptions, batch: TrainingBatch, scale: 
         result = ranker.training_loss(contexts, encoded, index, labels)
         return result if batch.teacher is None else options.distil(result, batch.teacher[rows], labels)
 
-    return backward(ranker, batch.candidates, len(batch.labels), objective, options.grad_cache, scale)
+    result = backward(ranker, batch.candidates, len(batch.labels), objective, options.grad_cache, scale)
+    if not result.loss.isfinite().all():
+        raise NonFiniteLoss(
+            f"training stopped: the loss of a batch is {result.loss.mean().item()}. The last checkpoint is from before "
+            "this batch; go on from it with a smaller -lr or --gradient-clip"
+        )
+    return result
 
 
 def backward(
