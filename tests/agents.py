@@ -8,7 +8,7 @@ from parlai.core.message import Message
 from parlai.scripts.eval_model import EvalModel
 
 from poly_agents.agents.ranker_agent import RankerAgent
-from poly_agents.text.turns import Turn
+from poly_agents.text.turns import ResponseExample
 from tests.encoders import WORDS
 from tests.rankers import all_rankers
 
@@ -31,7 +31,7 @@ ROWS = [
 ]
 
 
-TURNS = [Turn("\n".join(row["context"]), row["response"], None) for row in ROWS]
+EXAMPLES = [ResponseExample("\n".join(row["context"]), row["response"], None) for row in ROWS]
 
 
 def settings(options: dict, name: str, **changes) -> dict:

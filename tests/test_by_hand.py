@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from poly_agents.encoders.states import choose
+from poly_agents.encoders.states import take_rows
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.rankers.bi import BiOptions
 from poly_agents.rankers.poly import PolyOptions, PolyRanker
@@ -81,8 +81,8 @@ def test_codes_differ_from_the_start(tiny, tokenizer):
 
 
 def test_choose_takes_rows_of_every_field():
-    assert choose(torch.arange(5), torch.tensor([[4, 0]])).tolist() == [[4, 0]]
-    assert choose(torch.arange(3), None).tolist() == [[0, 1, 2]]
+    assert take_rows(torch.arange(5), torch.tensor([[4, 0]])).tolist() == [[4, 0]]
+    assert take_rows(torch.arange(3), None).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def act(agent, messages) -> dict:
     seen = {}
     clones = [agent.clone() for _ in messages]
     batch = agent.batchify([clone.observe(message) for clone, message in zip(clones, messages, strict=True)])
-    pool = agent.sources.of(batch, agent.candidates, training=True)
+    pool = agent.candidate_source.of(batch, agent.candidates, training=True)
     seen["scores"], seen["labels"] = agent.score_candidates(batch, pool), pool.labels
     return seen
 
@@ -51,7 +51,7 @@ def test_sampled_negatives_are_other_responses(options, name):
     batch = agent.batchify([agent.clone().observe(example(f"{w} hi", w)) for w in WORDS[:7]])
     from poly_agents.candidates import pool
 
-    whole = agent.sources.of(batch, "batch", training=True)
+    whole = agent.candidate_source.of(batch, "batch", training=True)
     sampled = pool.sample(whole, 2, seed=1)
     assert sampled.index.shape == (7, 3)
     assert sampled.index[:, 0].tolist() == whole.labels.tolist() and sampled.labels.tolist() == [0] * 7

@@ -6,13 +6,13 @@ from parlai.scripts.train_model import TrainModel
 from torch.testing import assert_close
 
 from poly_agents.learning import distill
-from tests.agents import TURNS, settings, text, train_reports
+from tests.agents import EXAMPLES, settings, text, train_reports
 from tests.rankers import all_rankers
 
 
 @pytest.mark.parametrize("name", sorted(name for name, kind in all_rankers().items() if not kind.depends_on_pool))
 def test_a_teacher_s_scores_are_its_model_s_and_are_kept(trained, name, monkeypatch):
-    contexts, texts = [turn.context for turn in TURNS[:3]], [text(i) for i in range(5)]
+    contexts, texts = [example.context for example in EXAMPLES[:3]], [text(i) for i in range(5)]
     index = torch.tensor([[0, 3, -1], [2, 1, 4], [4, -1, -1]])
     teacher = distill.Teacher(trained[name])
     found = teacher.scores(contexts, texts, index)

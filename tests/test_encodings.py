@@ -27,7 +27,7 @@ def test_encodings_are_reused_and_made_again_after_more_training(options, name, 
     TrainModel.main(**given, max_train_steps=4, learningrate=0.01)
     agent = make(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed", datatype="valid")
     assert cache.read_bytes() != first
-    kept, contexts = agent.sources.search, pad([[5, 6, 7], [9]])
+    kept, contexts = agent.candidate_source.search, pad([[5, 6, 7], [9]])
     fresh = agent.ranker_module.encode_ids([agent.dict.words.ids(text) for text in kept.store.texts])
     scores = agent.ranker_module.score_ids([[5, 6, 7], [9]], fresh)
     torch.testing.assert_close(kept.scores(agent.ranker_module, contexts), scores, atol=1e-5, rtol=1e-5)
@@ -49,9 +49,9 @@ def test_a_chat_searches_the_store(trained, pool_file, how, tmp_path):
     more = {"fixed_candidates_path": pool_file, "eval_candidates": "fixed", "interactive_mode": True}
     more |= {"search": how, "datatype": "valid"}
     agent = create_agent_from_model_file(trained["poly"], more)
-    kept = agent.sources.search.scores(agent.ranker_module, pad([agent.dict.words.ids("hello how")]))[0]
+    kept = agent.candidate_source.search.scores(agent.ranker_module, pad([agent.dict.words.ids("hello how")]))[0]
     reply = answer(agent, {"text": "hello how", "episode_done": False})[0]
-    assert reply["text"] == agent.sources.search.store.texts[int(kept.argmax())]
+    assert reply["text"] == agent.candidate_source.search.store.texts[int(kept.argmax())]
     assert reply["candidate_scores"] == pytest.approx(kept.sort(descending=True).values.tolist(), abs=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_training_with_fixed_validation_never_uses_old_encodings(options, pool_f
     agent.batch_act(lesson)
     agent.batch_act(lesson)
     after = answer(agent, quiz)[0]
-    fresh = agent.ranker_module.encode_ids(agent.sources.pools["fixed"].ids)
+    fresh = agent.ranker_module.encode_ids(agent.candidate_source.pools["fixed"].ids)
     scores = agent.ranker_module.score_ids([agent.dict.words.ids("hello how")], fresh)[0]
     assert after["candidate_scores"] == pytest.approx(scores.sort(descending=True).values.tolist(), abs=1e-4)
     assert after["candidate_scores"] != pytest.approx(before, abs=1e-4)

@@ -24,7 +24,7 @@ def several(context: str, labels: list[str], candidates: list[str], **more) -> M
 
 def scored(agent, *messages, scores) -> list[Message]:
     """Replies to a batch, had the ranker given these scores [B, C]."""
-    agent.sources.score = lambda tokens, pool, source: Scored(pool, torch.tensor(scores))
+    agent.candidate_source.score = lambda tokens, pool, source: Scored(pool, torch.tensor(scores))
     clones = [agent.clone() for _ in messages]
     return agent.batch_act([clone.observe(m) for clone, m in zip(clones, messages, strict=True)])
 
@@ -146,15 +146,15 @@ def test_tasks_follow_each_other_in_the_file(trained, data, tmp_path):
 def test_a_killed_evaluation_leaves_the_old_file_and_whole_lines_beside(trained, data, tmp_path, monkeypatch):
     path = tmp_path / "ranks.jsonl"
     path.write_text("old\n")
-    calls, choose = [], answers.choose
+    calls, best_answers = [], answers.best_answers
 
     def stop(*args, **kwargs):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return choose(*args, **kwargs)
+        return best_answers(*args, **kwargs)
 
-    monkeypatch.setattr(answers, "choose", stop)
+    monkeypatch.setattr(answers, "best_answers", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(trained["bi"], data, ranks_file=str(path), batchsize=5)
     assert path.read_text() == "old\n"

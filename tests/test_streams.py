@@ -13,7 +13,7 @@ from parlai.scripts.multiprocessing_eval import MultiProcessEval
 from parlai.scripts.train_model import TrainModel
 from parlai.utils import logging
 
-from poly_agents.agents.teachers import response, turns
+from poly_agents.agents.teachers import response, response_examples
 from poly_agents.files import checkpoint
 from poly_agents.tasks.jsonl import JsonlTeacher
 from tests.agents import ROWS, evaluate, settings
@@ -125,7 +125,7 @@ def test_what_looks_at_all_data_gets_all_of_it_in_every_process(data, monkeypatc
     monkeypatch.setattr(response, "num_workers", lambda: 2)
     monkeypatch.setattr(response, "get_rank", lambda: 1)
     opt = Opt(task="poly_agents:jsonl", jsonl_path=data, datatype="train", batchsize=1)
-    assert [turn.response for turn in turns(opt, "train")] == [row["response"] for row in ROWS]
+    assert [example.response for example in response_examples(opt, "train")] == [row["response"] for row in ROWS]
 
 
 def test_two_processes_report_of_a_stream_what_one_does(trained, data):

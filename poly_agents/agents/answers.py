@@ -7,13 +7,12 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from parlai.core.message import Message
 from parlai.core.metrics import Metric
 from parlai.core.torch_agent import Output
 from torch import Tensor
 
-from poly_agents.agents.report import Evaluation, Example, Scored
+from poly_agents.agents.report import Evaluation, RankedExample, Scored
 from poly_agents.scoring.ranks import top
 from poly_agents.text.turns import already_said
 
@@ -32,13 +31,13 @@ class Report(NamedTuple):
     relevance: Tensor | None  # [B, C], above 0 where a candidate is right; None without labels
 
 
-def report(evaluation: Evaluation, examples: Sequence[Example], scored: Scored) -> Report:
+def report(evaluation: Evaluation, examples: Sequence[RankedExample], scored: Scored) -> Report:
     """Measure a batch whose contexts have labels."""
     relevance = scored.relevance([dict.fromkeys(example.right, 1.0) for example in examples])
     return Report(evaluation.record(examples, scored, relevance), relevance)
 
 
-def submit(evaluation: Evaluation, examples: Sequence[Example], scored: Scored, store: Any = None) -> None:
+def submit(evaluation: Evaluation, examples: Sequence[RankedExample], scored: Scored, store: Any = None) -> None:
     """Add a batch to the file of `--submission`, if there is one. No labels are needed.
 
     Args:
@@ -72,7 +71,7 @@ def submit(evaluation: Evaluation, examples: Sequence[Example], scored: Scored, 
             submission.add(example_id, ids, [score_of[text.strip()] for text in own], task=task)
 
 
-def choose(
+def best_answers(
     scored: Scored, limit: int, said: Sequence[set[str]] | None = None, relevance: Tensor | None = None
 ) -> list[Answer]:
     """Return the best candidates of each context.
@@ -112,9 +111,15 @@ def output(chosen: Sequence[Answer], opt, draw: random.Random) -> Output:
     return result
 
 
-def said_in(examples: Sequence[Example]) -> list[set[str]]:
+def said_in(examples: Sequence[RankedExample]) -> list[set[str]]:
     """Return the turns of each context, which a chat should not repeat."""
     return [already_said(example.context) for example in examples]
+
+
+def count_with_said(limit: int, said: Sequence[set[str]] | None) -> int:
+    """Return how many candidates to search for, so that `limit` are left without those that were already said."""
+    most_said = max(map(len, said)) if said else 0
+    return limit + most_said
 
 
 def lines(answer: Answer, count: int) -> list[str]:
@@ -129,15 +134,3 @@ def show(reply: Message, count: int) -> Message:
         shown = lines(Answer(reply["text_candidates"], reply["candidate_scores"]), count)
         reply.force_set("text", "\n".join([reply["text"], *shown]))
     return reply
-
-
-def below(scores: Tensor, others: Tensor) -> Tensor:
-    """Join scores [C] with those of another model [C'], shifted so that none of these reaches the former.
-
-    >>> below(torch.tensor([3.0, 2.0]), torch.tensor([9.0, 8.0]))
-    tensor([3., 2., 1., 0.], dtype=torch.float64)
-    """
-    scores, others = scores.double(), others.double()
-    if len(others):
-        others = others + (scores.min() - 1 - others.max())
-    return torch.cat([scores, others])

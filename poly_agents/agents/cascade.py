@@ -18,12 +18,13 @@ from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric, Metric
 from parlai.utils import logging
 from parlai.utils.misc import warn_once
+from torch import Tensor
 
 from poly_agents.agents import answers, model_file
 from poly_agents.agents.arguments import ShowCandidates, check_candidates_path, is_training
-from poly_agents.agents.candidates import folder_beside, open_pool
+from poly_agents.agents.candidate_source import folder_beside, open_pool
 from poly_agents.agents.history import TextHistory
-from poly_agents.agents.report import Evaluation, EvaluationOptions, Example, Scored
+from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.memory import Memory
 from poly_agents.candidates.milvus import MilvusSearch
@@ -152,7 +153,7 @@ class CascadeAgent(Agent):
         if self.observation.get("episode_done"):
             self.history.reset()
             return
-        example = Example.of(self.observation, self.observation.get("full_text", ""))
+        example = RankedExample.of(self.observation, self.observation.get("full_text", ""))
         said = example.right[0] if example.right else reply.get("text")
         if said is not None:
             self.history.add_reply(said)
@@ -174,11 +175,11 @@ class CascadeAgent(Agent):
         numbers = [n for n, message in enumerate(observations) if not message.is_padding() and "full_text" in message]
         if not numbers:
             return replies
-        examples = [Example.of(observations[number], observations[number]["full_text"]) for number in numbers]
+        examples = [RankedExample.of(observations[number], observations[number]["full_text"]) for number in numbers]
         start = time.perf_counter()
         retrieved = self._retrieve(examples)
         middle = time.perf_counter()
-        few = answers.choose(retrieved, self.options.cascade_top)
+        few = answers.best_answers(retrieved, self.options.cascade_top)
         reranked = self.reranker.score([example.context for example in examples], [answer.texts for answer in few])
         end = time.perf_counter()
         times = {"retrieve_ms": middle - start, "rerank_ms": end - middle}
@@ -189,7 +190,7 @@ class CascadeAgent(Agent):
             replies[number]["metrics"] = metrics | self._report(example, own, retrieved.one(row))
         return replies
 
-    def _retrieve(self, examples: Sequence[Example]) -> Scored:
+    def _retrieve(self, examples: Sequence[RankedExample]) -> Scored:
         """Return the retriever's scores: of its best candidates in the pool, or of all of an example's own."""
         contexts = [example.context for example in examples]
         if not self.search:
@@ -200,18 +201,18 @@ class CascadeAgent(Agent):
         tokens = pad(self.retriever.model.context_ids(contexts))
         count = min(self.options.cascade_top, len(self.search.store))
         best = self.search.best(self.retriever.model.ranker, tokens, count)
-        return Scored(Pool(self.search.store.texts, (), best.rows, None), best.scores)
+        return Scored(Pool.without_ids(self.search.store.texts, best.rows), best.scores)
 
-    def _answer(self, reply: Message, example: Example, scored: Scored) -> None:
+    def _answer(self, reply: Message, example: RankedExample, scored: Scored) -> None:
         said = answers.said_in([example]) if self.chat else None
-        (answer,) = answers.choose(scored, len(scored.pool.row(0)), said)
+        (answer,) = answers.best_answers(scored, len(scored.pool.row(0)), said)
         reply.update(text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores)
         if self.opt.get("show_candidates") and not self.chat:
             reply["ranking"] = answers.lines(answer, self.opt["show_candidates"])
 
     # --- measures ---------------------------------------------------------------------------------------------------
 
-    def _report(self, example: Example, few: Scored, retrieved: Scored) -> dict[str, Metric]:
+    def _report(self, example: RankedExample, few: Scored, retrieved: Scored) -> dict[str, Metric]:
         """Measure one whole ranking: the few, which the reranker has scored, then all others."""
         if self.search:
             few = self._as_rows(few)
@@ -234,20 +235,19 @@ class CascadeAgent(Agent):
     @staticmethod
     def _with_other_candidates(few: Scored, retrieved: Scored) -> Scored:
         """Rank an example's own candidates: the few, then the others by the retriever's scores."""
-        (answer,) = answers.choose(retrieved, len(retrieved.pool.row(0)))
+        (answer,) = answers.best_answers(retrieved, len(retrieved.pool.row(0)))
         count = few.scores.shape[1]
         texts = [*few.texts(0), *answer.texts[count:]]
-        scores = answers.below(few.scores[0], torch.tensor(answer.scores[count:]))
-        return Scored(Pool(texts, (), torch.arange(len(texts)).unsqueeze(0), None), scores.unsqueeze(0))
+        scores = append_below(few.scores[0], torch.tensor(answer.scores[count:]))
+        return Scored(Pool.without_ids(texts, torch.arange(len(texts)).unsqueeze(0)), scores.unsqueeze(0))
 
     def _as_rows(self, few: Scored) -> Scored:
         """Return the few as rows of the store."""
         store = self.search.store
-        return Scored(
-            Pool(store.texts, (), torch.tensor([store.rows_of(few.texts(0))]), None), few.scores, store.rows_of
-        )
+        rows = torch.tensor([store.rows_of(few.texts(0))])
+        return Scored(Pool.without_ids(store.texts, rows), few.scores, store.rows_of)
 
-    def _with_rest_of_store(self, example: Example, few: Scored) -> Scored:
+    def _with_rest_of_store(self, example: RankedExample, few: Scored) -> Scored:
         """Rank the store: the few, then all other rows by the retriever's scores, if a right response is there."""
         first = few.pool.index[0]
         wanted = {*example.right, *(example.grades or ())}
@@ -259,4 +259,16 @@ class CascadeAgent(Agent):
         left[first] = False
         rest = left.nonzero().squeeze(-1)
         pool = few.pool._replace(index=torch.cat([first, rest]).unsqueeze(0))
-        return Scored(pool, answers.below(few.scores[0], scores[rest]).unsqueeze(0), few.rows_of)
+        return Scored(pool, append_below(few.scores[0], scores[rest]).unsqueeze(0), few.rows_of)
+
+
+def append_below(scores: Tensor, others: Tensor) -> Tensor:
+    """Join scores [C] with those of another model [C'], shifted so that none of these reaches the former.
+
+    >>> append_below(torch.tensor([3.0, 2.0]), torch.tensor([9.0, 8.0]))
+    tensor([3., 2., 1., 0.], dtype=torch.float64)
+    """
+    scores, others = scores.double(), others.double()
+    if len(others):
+        others = others + (scores.min() - 1 - others.max())
+    return torch.cat([scores, others])

@@ -8,7 +8,7 @@ from parlai.core.message import Message
 from parlai.core.torch_agent import Batch, History
 from parlai.utils.misc import warn_once
 
-from poly_agents.agents.report import Example
+from poly_agents.agents.report import RankedExample
 from poly_agents.text.tokens import pad
 
 STATISTICS = ("original_length", "truncate_rate", "truncated_length")  # what ParlAI reports of truncated texts
@@ -75,7 +75,7 @@ def batchify(obs_batch: Sequence[Message], is_valid: Callable[[Message], bool], 
 
     Returns:
         A batch with the fields that ParlAI reads, and these:
-            examples: B of `Example`, contexts and labels as text.
+            examples: B of `RankedExample`, contexts and labels as text.
             tokens: the bare contexts, [B, L].
             label_ids: the bare ids of B labels.
     """
@@ -99,7 +99,7 @@ def batchify(obs_batch: Sequence[Message], is_valid: Callable[[Message], bool], 
         candidates=[obs.get("label_candidates") for obs in rows] if has_candidates else None,
         candidate_vecs=[obs.get("label_candidates_vecs") for obs in rows] if has_candidates else None,
         observations=rows if debug else None,
-        examples=[Example.of(obs, obs.get("full_text") or obs.get("text") or "") for obs in rows],
+        examples=[RankedExample.of(obs, obs.get("full_text") or obs.get("text") or "") for obs in rows],
         tokens=tokens,
         label_ids=label_ids,
         **_statistics(rows),

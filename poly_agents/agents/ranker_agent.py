@@ -1,6 +1,6 @@
 """A ranker as a ParlAI agent: observations in, ranked candidates and metrics out.
 
-    observe -> batchify -> candidates.of(batch) -> score -> report -> choose
+    observe -> batchify -> candidate_source.of(batch) -> score -> report -> best_answers
 
 ParlAI's `TorchRankerAgent` keeps the command line, the history and the interface to the training loop. What it gets
 wrong (candidates matched by truncated ids, stale encodings, repeat blocking that empties the list, batches dropped when
@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from poly_agents import processes
 from poly_agents.agents import answers, arguments, model_file, observations, teachers, training_run
 from poly_agents.agents.arguments import is_training
-from poly_agents.agents.candidates import Candidates, task_candidates_file
+from poly_agents.agents.candidate_source import CandidateSource, task_candidates_file
 from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.agents.history import ChatHistory
 from poly_agents.agents.report import Evaluation, EvaluationOptions, Scored
@@ -41,7 +41,7 @@ class RankerAgent(TorchRankerAgent):
     """A `Ranker` as a ParlAI agent. `poly_agents.agents.agent_class` makes one subclass for each ranker."""
 
     ranker: ClassVar[type[Ranker]]
-    sources: Candidates | None = None
+    candidate_source: CandidateSource | None = None
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -81,8 +81,9 @@ class RankerAgent(TorchRankerAgent):
         options = self.training_options = TrainingOptions.of(self.opt)
         teacher = model_file.local(options.teacher_model, self.opt.get("datapath"))
         self.teacher = Teacher(teacher) if teacher else None
-        turns = partial(teachers.turns, self.opt, "train")
-        self.training_candidates = TrainingCandidates(options, self.sources, self.opt.get("model_file"), turns)
+        examples = partial(teachers.response_examples, self.opt, "train")
+        path = self.opt.get("model_file")
+        self.training_candidates = TrainingCandidates(options, self.candidate_source, path, examples)
 
     def build_dictionary(self):
         self.opt["tokenizer_source"] = self.ranker.Options.of(self.opt).source
@@ -98,14 +99,14 @@ class RankerAgent(TorchRankerAgent):
     def set_fixed_candidates(self, shared):
         self.fixed_candidates = self.fixed_candidate_vecs = self.fixed_candidate_encs = None
         self.num_fixed_candidates = 0
-        self.sources = shared["sources"] if shared else Candidates(self.text_ranker, self.opt)
+        self.candidate_source = shared["candidate_source"] if shared else CandidateSource(self.text_ranker, self.opt)
         if shared or "fixed" not in (self.candidates, self.eval_candidates):
             return
         self.fixed_candidates_path = self.fixed_candidates_path or task_candidates_file(self.opt)
-        self.sources.add_fixed(self.fixed_candidates_path)
-        if self.sources.search and (loaded := self._get_init_model(self.opt, None)[0]):
+        self.candidate_source.add_fixed(self.fixed_candidates_path)
+        if self.candidate_source.search and (loaded := self._get_init_model(self.opt, None)[0]):
             self.ranker_module.release(loaded)
-        self.fixed_candidates = self.sources.pools["fixed"].texts
+        self.fixed_candidates = self.candidate_source.pools["fixed"].texts
         self.num_fixed_candidates = len(self.fixed_candidates)
 
     def get_task_candidates_path(self):  # ParlAI asks for it before a chat
@@ -114,7 +115,7 @@ class RankerAgent(TorchRankerAgent):
     def set_vocab_candidates(self, shared):
         self.vocab_candidates = self.vocab_candidate_vecs = self.vocab_candidate_encs = None
         if not shared and self.eval_candidates == "vocab":
-            self.sources.add_vocabulary()
+            self.candidate_source.add_vocabulary()
 
     @property
     def ranker_module(self) -> Ranker:
@@ -127,7 +128,7 @@ class RankerAgent(TorchRankerAgent):
         return TextRanker(self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate)
 
     def share(self):
-        return super().share() | {"sources": self.sources, "evaluation": self.evaluation}
+        return super().share() | {"candidate_source": self.candidate_source, "evaluation": self.evaluation}
 
     def reset(self):
         """Forget the dialogue. ParlAI also calls this at the end of every task it evaluates."""
@@ -150,8 +151,8 @@ class RankerAgent(TorchRankerAgent):
     def load(self, path):
         """Load the weights of a model file, and the state of training that a checkpoint has."""
         saved = opening.read_weights(path)
-        if self.sources:
-            self.sources.forget()
+        if self.candidate_source:
+            self.candidate_source.forget()
         self.ranker_module.load_tensors(saved.weights, path)
         for task, count in saved.header.get("examples_seen", {}).items():
             self.examples_seen[task] = count // num_workers()
@@ -185,7 +186,7 @@ class RankerAgent(TorchRankerAgent):
     # --- the two steps --------------------------------------------------------------------------------------------
 
     def train_step(self, batch):
-        self.sources.forget()
+        self.candidate_source.forget()  # this step changes the weights: cached encodings would be of the old ones
         seen = sum(self.examples_seen.values()) * num_workers()
         epochs = seen / self.train_examples if self.training_options.hard_negatives else 0.0
         pool = self.training_candidates.of(batch, self.candidates, self._number_training_updates, epochs)
@@ -215,18 +216,17 @@ class RankerAgent(TorchRankerAgent):
     def eval_step(self, batch):
         if not batch.batchsize:
             return None
-        pool = self.sources.of(batch, self.eval_candidates, training=False)
+        pool = self.candidate_source.of(batch, self.eval_candidates, training=False)
         blocks_repeats = self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed"
         said = answers.said_in(batch.examples) if blocks_repeats else None
         limit = self.opt["cap_num_predictions"]
-        if self.sources.search and pool.labels is None and not self.evaluation.submission:
-            best = self.sources.best(batch.tokens, limit + max(map(len, said or [()])))
-            return answers.output(answers.choose(best, limit, said), self.opt, self.random)
-        scored = self.sources.score(batch.tokens, pool, self.eval_candidates)
-        store = self.sources.search.store if self.sources.search else None
-        answers.submit(self.evaluation, batch.examples, scored, store)
+        if self.candidate_source.search and pool.labels is None and not self.evaluation.submission:
+            best = self.candidate_source.best(batch.tokens, answers.count_with_said(limit, said))
+            return answers.output(answers.best_answers(best, limit, said), self.opt, self.random)
+        scored = self.candidate_source.score(batch.tokens, pool, self.eval_candidates)
+        answers.submit(self.evaluation, batch.examples, scored, self.candidate_source.store)
         relevance = self._report(batch, scored) if pool.labels is not None else None
-        return answers.output(answers.choose(scored, limit, said, relevance), self.opt, self.random)
+        return answers.output(answers.best_answers(scored, limit, said, relevance), self.opt, self.random)
 
     def _report(self, batch, scored: Scored) -> torch.Tensor:
         """Record loss and measures. Returns which candidates are right, [B, C]."""

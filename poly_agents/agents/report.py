@@ -60,7 +60,7 @@ class EvaluationOptions(Options):
         return sorted({int(part) for part in self.hits_at.split(",")})
 
 
-class Example(NamedTuple):
+class RankedExample(NamedTuple):
     """A context that is ranked, with what is known to be right."""
 
     context: str
@@ -90,7 +90,7 @@ class Scored(NamedTuple):
     def one(self, context: int) -> "Scored":
         """Return one context with its own candidates alone, B = 1."""
         row = self.pool.row(context)
-        pool = Pool(self.pool.texts, (), torch.tensor([list(row)]), None)
+        pool = Pool.without_ids(self.pool.texts, torch.tensor([list(row)]))
         return Scored(pool, self.scores[context : context + 1, : len(row)], self.rows_of)
 
     def texts(self, context: int) -> list[str]:
@@ -145,7 +145,9 @@ class Evaluation:
         self.file = RanksFile(options.ranks_file) if options.ranks_file else None
         self.submission = Submission(options.submission, options.submission_format) if options.submission else None
 
-    def record(self, examples: Sequence[Example], scored: Scored, relevance: Tensor) -> dict[str, list[Metric | None]]:
+    def record(
+        self, examples: Sequence[RankedExample], scored: Scored, relevance: Tensor
+    ) -> dict[str, list[Metric | None]]:
         """Measure B contexts, and write their lines of the ranks file.
 
         Args:
@@ -169,7 +171,9 @@ class Evaluation:
             self.file.write(self._rows(examples, scored, relevance, ranks))
         return self._metrics(examples, {name: line.tolist() for name, line in values.items()})
 
-    def _metrics(self, examples: Sequence[Example], values: dict[str, list[float]]) -> dict[str, list[Metric | None]]:
+    def _metrics(
+        self, examples: Sequence[RankedExample], values: dict[str, list[float]]
+    ) -> dict[str, list[Metric | None]]:
         metrics: dict[str, list[Metric | None]] = {}
         for name, line in values.items():
             metrics[name] = [None if math.isnan(value) else AverageMetric(value) for value in line]
@@ -185,7 +189,7 @@ class Evaluation:
         return metrics
 
     def _rows(
-        self, examples: Sequence[Example], scored: Scored, relevance: Tensor, ranks: RelevantRanks
+        self, examples: Sequence[RankedExample], scored: Scored, relevance: Tensor, ranks: RelevantRanks
     ) -> list[dict[str, Any]]:
         """Return the lines of the ranks file."""
         lines = []

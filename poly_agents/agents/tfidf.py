@@ -11,7 +11,7 @@ from parlai.core.metrics import AverageMetric
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from poly_agents.agents import answers
-from poly_agents.agents.report import Evaluation, EvaluationOptions, Example, Scored
+from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
 from poly_agents.agents.teachers import teachers
 from poly_agents.candidates import pool as pools
 
@@ -47,7 +47,7 @@ class TfidfAgent(Agent):
 
     def act(self):
         reply = Message(id=self.id, episode_done=False)
-        example = Example.of(self.observation, self.observation.get("text", ""))
+        example = RankedExample.of(self.observation, self.observation.get("text", ""))
         candidates = self.observation.get("label_candidates")
         if not candidates:
             return reply
@@ -60,7 +60,7 @@ class TfidfAgent(Agent):
             report = answers.report(self.evaluation, [example], scored)
             relevance = report.relevance
             metrics |= {name: values[0] for name, values in report.metrics.items() if values[0] is not None}
-        (answer,) = answers.choose(scored, len(candidates), relevance=relevance)
+        (answer,) = answers.best_answers(scored, len(candidates), relevance=relevance)
         reply.update(
             text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores, metrics=metrics
         )

@@ -13,9 +13,14 @@ class Pool(NamedTuple):
     """N distinct candidates, and which of them belong to each of B contexts."""
 
     texts: Sequence[str]  # N
-    ids: Sequence[Sequence[int]]  # N, bare
+    ids: Sequence[Sequence[int]]  # N, bare; empty if the candidates are encoded elsewhere
     index: Tensor | None  # [G, C] candidate numbers, -1 where a row is shorter. None: all N for every context
     labels: Tensor | None  # [B] column of each context's label, -1 if the label is not among its candidates
+
+    @classmethod
+    def without_ids(cls, texts: Sequence[str], index: Tensor | None = None) -> "Pool":
+        """Make a pool of candidates that are encoded elsewhere, as those of a store are, or scored already."""
+        return cls(texts, (), index, None)
 
     def row(self, context: int) -> Sequence[int]:
         """Return the candidate numbers of one context, by column."""

@@ -97,7 +97,7 @@ def nbytes(encoded: Any) -> int:
 
 
 def padded_index(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Make the index that `choose` takes from one list of row numbers a context: [G, C], filled up with -1.
+    """Make the index that `take_rows` takes from one list of row numbers a context: [G, C], filled up with -1.
 
     >>> padded_index([[3, 1], [2]])
     tensor([[ 3,  1],
@@ -106,7 +106,7 @@ def padded_index(rows: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=-1)
 
 
-def choose(encoded: Any, index: Tensor | None) -> Any:
+def take_rows(encoded: Any, index: Tensor | None) -> Any:
     """Pick rows of encoded candidates for each context.
 
     Args:

@@ -18,7 +18,7 @@ from poly_agents.files.atomic import replace
 from poly_agents.files.lines import bounded
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import TextRanker
-from poly_agents.text.turns import Turn
+from poly_agents.text.turns import ResponseExample
 
 CONTEXTS = 64  # scored at a time
 
@@ -26,22 +26,24 @@ CONTEXTS = 64  # scored at a time
 class HardNegatives:
     """The hard negatives of a training run: from a file, or mined into `MODEL.negatives` again and again."""
 
-    def __init__(self, options: TrainingOptions, model_file: str | None, turns: Callable[[], Iterable[Turn]]):
+    def __init__(
+        self, options: TrainingOptions, model_file: str | None, examples: Callable[[], Iterable[ResponseExample]]
+    ):
         """Choose the file. Nothing is mined yet.
 
         Args:
             options: how many negatives, where from, and how often to mine.
-            model_file: the model in training. Negatives are mined into a file beside it.
-            turns: returns all training examples. It is called when negatives are mined.
+            model_file: the model in training. Negatives are mined into a file next to it.
+            examples: returns all training examples. It is called when negatives are mined.
 
         Raises:
             ValueError: there is neither a file of negatives nor a model file.
         """
         if not (options.hard_negatives_file or model_file):
-            raise ValueError("--hard-negatives are mined into a file beside the model: give -mf, or a file of them")
+            raise ValueError("--hard-negatives are mined into a file next to the model: give -mf, or a file of them")
         self.options = options
         self.path = options.hard_negatives_file or f"{model_file}.negatives"
-        self.turns = turns
+        self.examples = examples
         self.negatives: dict[tuple[str, str], list[str]] = {}  # (context, response) -> negatives
         self.next_mining = 0.0  # epochs
 
@@ -69,11 +71,11 @@ class HardNegatives:
         if processes.rank() == 0:
             if options.hard_negatives_model and not self.negatives:  # for the first time
                 model = TextRanker.load(zoo.local(options.hard_negatives_model))
-            mine(self.path, model, list(self.turns()), options.hard_negatives, options.hard_negatives_margin)
+            mine(self.path, model, list(self.examples()), options.hard_negatives, options.hard_negatives_margin)
         processes.all_gather(None)
 
 
-def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin: float) -> None:
+def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], count: int, margin: float) -> None:
     """Write the hardest negatives of each example to a file. They are drawn from the responses of all examples.
 
     A response that scores above the right one minus `margin` may be right too, and is left out. The file appears when
@@ -82,7 +84,7 @@ def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin
     Args:
         path: the file to write.
         model: scores the responses.
-        turns: examples.
+        examples: all of them, in order.
         count: how many negatives of an example, at most.
         margin: how far below the right response a negative has to score.
 
@@ -91,10 +93,10 @@ def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin
     """
     if not model.ranker.can_cache(model.ranker.options):
         raise ValueError(
-            f"{type(model.ranker).__name__} runs once per candidate: mining {len(turns)} contexts with it would take "
-            "days; mine with a model that caches its candidates (bi, poly, early, mix, late)"
+            f"{type(model.ranker).__name__} runs once per candidate: mining {len(examples)} contexts with it would "
+            "take days; mine with a model that caches its candidates (bi, poly, early, mix, late)"
         )
-    responses = list(dict.fromkeys(turn.response.strip() for turn in turns))
+    responses = list(dict.fromkeys(example.response.strip() for example in examples))
     ids = model.candidate_ids(responses)
     mined_with = {
         "fingerprint": hashlib.sha256(f"{model.fingerprint} {ids}".encode()).hexdigest(),
@@ -105,8 +107,8 @@ def mine(path: str, model: TextRanker, turns: Sequence[Turn], count: int, margin
     part.parent.mkdir(parents=True, exist_ok=True)
     done = resume(part, mined_with)
     with part.open("a", encoding="utf-8") as file:
-        lines = search(model, turns[done:], responses, ids, count, margin)
-        for line in tqdm(lines, total=len(turns), initial=done, unit="ex", desc="mining", disable=None):
+        lines = search(model, examples[done:], responses, ids, count, margin)
+        for line in tqdm(lines, total=len(examples), initial=done, unit="ex", desc="mining", disable=None):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     replace(path, lambda beside: part.rename(beside))
 
@@ -131,7 +133,7 @@ def resume(part: Path, mined_with: dict[str, Any]) -> int:
 
 def search(
     model: TextRanker,
-    turns: Sequence[Turn],
+    examples: Sequence[ResponseExample],
     responses: Sequence[str],
     ids: Sequence[Sequence[int]],
     count: int,
@@ -140,17 +142,17 @@ def search(
     """Yield the line of each example. `responses` are those of all examples, `ids` their bare ids."""
     encoded = model.ranker.encode_ids(ids, progress=True)
     columns = {text: column for column, text in enumerate(responses)}
-    for start in range(0, len(turns), CONTEXTS):
-        part = turns[start : start + CONTEXTS]
-        scores = model.ranker.score_ids(model.context_ids([turn.context for turn in part]), encoded)  # [B, N]
-        labels = [[columns[turn.response.strip()]] for turn in part]
+    for start in range(0, len(examples), CONTEXTS):
+        part = examples[start : start + CONTEXTS]
+        scores = model.ranker.score_ids(model.context_ids([example.context for example in part]), encoded)  # [B, N]
+        labels = [[columns[example.response.strip()]] for example in part]
         label = torch.tensor(labels, device=scores.device)  # [B, 1]
         limit = scores.gather(1, label) - margin
         scores = scores.scatter(1, label, -torch.inf)
         best = scores.masked_fill(scores > limit, -torch.inf).topk(min(count, len(responses)))
-        for turn, values, order in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
+        for example, values, order in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
             hard = [responses[n] for n, value in zip(order, values, strict=True) if value > -torch.inf]
-            yield {"context": turn.context, "response": turn.response, "negatives": hard}
+            yield {"context": example.context, "response": example.response, "negatives": hard}
 
 
 def read(path: str) -> dict[tuple[str, str], list[str]]:

@@ -19,43 +19,43 @@ from poly_agents.models.textranker import TextRanker
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranks import label_ranks
 from poly_agents.text.tokens import Tokens, pad
-from poly_agents.text.turns import Turn
+from poly_agents.text.turns import ResponseExample
 
 TEXTS = 256  # texts that are encoded, or contexts that are ranked, at a time
 MEASURES = ("hits@1", "hits@5", "mrr")
 Rows = list[dict[str, float]]  # for each layer its number, 0 for the embeddings, and the measures
 
 
-def run(models: Mapping[str, TextRanker], turns: Sequence[Turn], out: Path) -> str:
+def run(models: Mapping[str, TextRanker], examples: Sequence[ResponseExample], out: Path) -> str:
     """Rank with every layer of some models and write layers.json, layers.md and layers.png.
 
     Args:
         models: models by the names that the tables give them; `cross` is one of them.
-        turns: examples with candidates.
+        examples: those to rank; each has candidates.
         out: the folder to write to.
 
     Returns:
         The table, and which layer of the cross-encoder is best.
     """
-    results = {name: rank(model, turns) for name, model in models.items()}
+    results = {name: rank(model, examples) for name, model in models.items()}
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "layers.json", json.dumps({"examples": len(turns), **results}, indent=1) + "\n")
+    write_text(out / "layers.json", json.dumps({"examples": len(examples), **results}, indent=1) + "\n")
     write_text(out / "layers.md", table(results))
     drawn = plot(results, out / "layers.png")
     where = f"{out}/layers.png shows them" if drawn else "pip install 'poly_agents[bench]' for a plot of them"
     best = max(results["cross"], key=lambda row: row["mrr"])["layer"]
-    return f"{table(results)}\n{len(turns):,} contexts; {where}. Best: --early-layer {max(best, 1)}"
+    return f"{table(results)}\n{len(examples):,} contexts; {where}. Best: --early-layer {max(best, 1)}"
 
 
 @torch.no_grad()
-def rank(model: TextRanker, turns: Sequence[Turn]) -> Rows:
+def rank(model: TextRanker, examples: Sequence[ResponseExample]) -> Rows:
     """Measure the ranking by every layer of a model. The response must be among the candidates."""
-    pools = [list(dict.fromkeys(turn.candidates)) for turn in turns]
+    pools = [list(dict.fromkeys(example.candidates)) for example in examples]
     texts = list(dict.fromkeys(text for pool in pools for text in pool))
     number = {text: row for row, text in enumerate(texts)}
     index = padded_index([[number[text] for text in pool] for pool in pools])  # [B, C]
-    labels = torch.tensor([pool.index(turn.response) for pool, turn in zip(pools, turns, strict=True)])  # [B]
-    contexts = layer_vectors(model, model.context_ids([turn.context for turn in turns]))  # [B, J, D]
+    labels = torch.tensor([pool.index(example.response) for pool, example in zip(pools, examples, strict=True)])  # [B]
+    contexts = layer_vectors(model, model.context_ids([example.context for example in examples]))  # [B, J, D]
     candidates = layer_vectors(model, model.candidate_ids(texts))  # [N, J, D]
     rows = []
     for layer in range(contexts.shape[1]):

@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
-from poly_agents.encoders.states import TokenStates, choose
+from poly_agents.encoders.states import TokenStates, take_rows
 from poly_agents.files import checkpoint
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
@@ -141,7 +141,7 @@ class Ed2lmRanker(Ranker):
 
     def training_loss(self, contexts, encoded, index, labels):
         options = self.options
-        reading = Reading(*self.read(contexts, choose(encoded, index), self.reading).unbind(-1))
+        reading = Reading(*self.read(contexts, take_rows(encoded, index), self.reading).unbind(-1))
         scores = reading.odds if options.ed2lm_score == "true" else reading.text  # [B, C]
         present = torch.ones_like(scores, dtype=torch.bool) if index is None else index >= 0
         scores = scores.masked_fill(~present, -torch.inf)

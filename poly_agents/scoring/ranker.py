@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.precision import PRECISIONS
-from poly_agents.encoders.states import chain, choose
+from poly_agents.encoders.states import chain, take_rows
 from poly_agents.files.checkpoint import Weights
 from poly_agents.options import Options, option
 from poly_agents.text.frame import Frame
@@ -205,7 +205,7 @@ class Ranker(nn.Module, ABC):
 
         The score is minus infinity where the index is -1.
         """
-        scores = self.score(contexts, choose(encoded, index))
+        scores = self.score(contexts, take_rows(encoded, index))
         return scores if index is None else scores.masked_fill(index < 0, -torch.inf)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ PERSONA = ("your persona:", "partner's persona:")  # these lines were not said b
 SPEAKERS = ("A: ", "B: ")  # with --speakers: the one who is answered, and the one who answers
 
 
-class Turn(NamedTuple):
+class ResponseExample(NamedTuple):
     """One example of a task: a context with its whole history, and the response."""
 
     context: str  # turns joined by newlines

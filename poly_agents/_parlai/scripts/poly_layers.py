@@ -26,7 +26,7 @@ class PolyLayers(ParlaiScript):
             default=1000,
             help="evaluate on the first N examples of --datatype; -1: all",
         )
-        group.add_argument("--out", help="folder for layers.json, layers.md and layers.png; default: beside the model")
+        group.add_argument("--out", help="folder for layers.json, layers.md and layers.png; default: next to the model")
         parser.set_defaults(datatype="valid")
         return parser
 
@@ -41,10 +41,11 @@ class PolyLayers(ParlaiScript):
 
         opt, split = self.opt, self.opt["datatype"].split(":")[0]
         count = opt["num_examples"] if opt["num_examples"] > 0 else None
-        turns = list(islice((turn for turn in teachers.turns(opt, split) if turn.candidates), count))
-        if not turns:
+        with_candidates = (example for example in teachers.response_examples(opt, split) if example.candidates)
+        examples = list(islice(with_candidates, count))
+        if not examples:
             raise ValueError(f"the {split} examples of {opt['task']} bring no candidates to rank; give another --task")
         models = {"cross": load(opt["cross_model"])}
         if opt.get("bi_model"):
             models["bi"] = load(opt["bi_model"])
-        print(layer_sweep.run(models, turns, Path(opt.get("out") or f"{opt['cross_model']}.layers")))
+        print(layer_sweep.run(models, examples, Path(opt.get("out") or f"{opt['cross_model']}.layers")))

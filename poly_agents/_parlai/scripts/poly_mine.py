@@ -44,7 +44,7 @@ class PolyMine(ParlaiScript):
 
         if self.opt["hard_negatives"] < 1:
             raise ValueError(f"--hard-negatives must be at least 1, got {self.opt['hard_negatives']}")
-        turns = list(teachers.turns(self.opt, "train"))
+        examples = list(teachers.response_examples(self.opt, "train"))
         model, out = load(self.opt["model_file"]), self.opt["out"]
-        negatives.mine(out, model, turns, self.opt["hard_negatives"], self.opt["hard_negatives_margin"])
-        print(f"the hard negatives of {len(turns):,} examples are in {out}")
+        negatives.mine(out, model, examples, self.opt["hard_negatives"], self.opt["hard_negatives_margin"])
+        print(f"the hard negatives of {len(examples):,} examples are in {out}")

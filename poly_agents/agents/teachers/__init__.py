@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from parlai.core.teachers import Teacher, create_task_agent_from_taskname
 
-from poly_agents.text.turns import Turn
+from poly_agents.text.turns import ResponseExample
 
 
 def teachers(opt, **changes) -> Iterator[Teacher]:
@@ -19,7 +19,7 @@ def teachers(opt, **changes) -> Iterator[Teacher]:
         yield from create_task_agent_from_taskname(own)
 
 
-def turns(opt, split: str) -> Iterator[Turn]:
+def response_examples(opt, split: str) -> Iterator[ResponseExample]:
     """Yield every example of `train`, `valid` or `test` once, in its order, with the whole history as context."""
     datatype = "train:evalmode" if split == "train" else split
     for teacher in teachers(opt, datatype=datatype, batchsize=1, interactive_task=False):
@@ -30,7 +30,8 @@ def turns(opt, split: str) -> Iterator[Turn]:
             if "text" in message:
                 history.append(message["text"])
             if labels:
-                yield Turn("\n".join(history), labels[0], list(message.get("label_candidates") or ()) or None)
+                candidates = list(message.get("label_candidates") or ()) or None
+                yield ResponseExample("\n".join(history), labels[0], candidates)
                 history.append(labels[0])
             if message.get("episode_done"):
                 history.clear()

@@ -31,7 +31,7 @@ from poly_agents.text.tokens import Tokens
 FIXED, VOCAB = "fixed", "vocab"
 
 
-class Candidates:
+class CandidateSource:
     """The candidates that contexts are scored against, and their encodings as far as they can be cached.
 
     Attributes:
@@ -47,13 +47,18 @@ class Candidates:
         self._encoded: dict[str, Any] = {}
         self.can_cache = model.ranker.can_cache(model.ranker.options)
 
+    @property
+    def store(self) -> Any:
+        """Return the store or collection that the fixed candidates are in, or None if they are not encoded ahead."""
+        return self.search.store if self.search else None
+
     # --- pools that stay the same -----------------------------------------------------------------------------------
 
     def add_fixed(self, path: str) -> None:
         """Read the candidates of a file, a store or a database. They are encoded now if they can be kept on disk."""
         if milvus.is_address(path) or self._kept_on_disk():
             self.search = self._open(path)
-            self.pools[FIXED] = Pool(self.search.store.texts, (), None, None)
+            self.pools[FIXED] = Pool.without_ids(self.search.store.texts)
         else:
             texts = [candidate["text"] for candidate in read_candidates(path)]
             if not texts:
@@ -160,7 +165,8 @@ class Candidates:
     def best(self, contexts: Tokens, count: int) -> Scored:
         """Search the store for the best `count` candidates of each context [B, L]."""
         found = self.search.best(self.model.ranker, contexts, min(count, len(self.search.store)))
-        return Scored(Pool(self.search.store.texts, (), found.rows, None), found.scores, self.search.store.rows_of)
+        store = self.search.store
+        return Scored(Pool.without_ids(store.texts, found.rows), found.scores, store.rows_of)
 
     def forget(self) -> None:
         """Drop all encodings: the weights have changed."""
