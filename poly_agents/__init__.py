@@ -52,7 +52,7 @@ def start(agent: str, text_truncate: int = 360, label_truncate: int = 72, **opti
         options: those of the ranker, named as its flags: `backbone="intfloat/e5-small-v2"`, `poly_codes=16`.
 
     Raises:
-        ValueError: an option or the checkpoint does not suit the ranker.
+        ValueError: there is no such ranker or option, or an option or the checkpoint does not suit the ranker.
 
     >>> import poly_agents
     >>> model = poly_agents.start("bi")  # doctest: +SKIP
@@ -60,5 +60,5 @@ def start(agent: str, text_truncate: int = 360, label_truncate: int = 72, **opti
     from poly_agents import rankers, zoo
     from poly_agents.models.textranker import TextRanker
 
-    source = zoo.backbone(rankers.ranker_class(agent).Options(**options).source)
+    source = zoo.backbone(rankers.options_of(agent, options).source)
     return TextRanker.start(agent, source, text_truncate, label_truncate, **options)

@@ -8,7 +8,9 @@ PolyOptions(poly_codes=16)
 """
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -95,3 +97,15 @@ def at_least(options: Options, name: str, minimum: float) -> None:
     value = getattr(options, name)
     if value is not None and value < minimum:
         raise ValueError(f"{flag(name)} must be at least {minimum}, got {value}")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """Make the error for a name that does not exist. It names the nearest one and lists them all.
+
+    >>> str(unknown("ranker", "polly", ["bi", "poly"]))
+    "there is no ranker 'polly'; did you mean 'poly'? There are: bi, poly"
+    """
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {nearest[0]!r}? There are" if nearest else "; there are"
+    return ValueError(f"there is no {kind} {name!r}{hint}: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""DailyDialog: everyday conversations from sites where English is learnt.
+"""DailyDialog: everyday conversations from sites where English is learned.
 
 Source     http://yanran.li/dailydialog (ijcnlp_dailydialog.zip), or if that does not answer
            http://parl.ai/downloads/dailydialog/dailydialog.tar.gz, the archive of ParlAI's task

@@ -121,7 +121,7 @@ def test_imports_run_one_way_and_few_know_parlai(copy):
     ("file", "line", "fault"),
     [
         ("text/tokens.py", "from poly_agents.scoring import maths", "which is above it"),
-        ("scoring/ranker.py", "def f():\n    from poly_agents.scoring import reduction", "a circle of files"),
+        ("scoring/ranker_options.py", "def f():\n    from poly_agents.scoring import reduction", "a circle of files"),
         ("rankers/bi.py", "from parlai.core.agents import Agent", "poly_agents.rankers.bi imports parlai"),
         ("models/textranker.py", "from poly_agents import zoo", "which is above it"),
         ("candidates/milvus.py", "from poly_agents.agents.ranker_agent import RankerAgent", "which is above it"),

@@ -1,8 +1,12 @@
 """Parts of an encoder: some of its layers, vectors before its tokens, its weights in another model."""
 
+import logging
+
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import BertForMaskedLM
+from transformers import logging as transformers_logging
 
 import poly_agents
 from poly_agents.encoders.backbone import Backbone
@@ -64,6 +68,40 @@ def test_vectors_before_the_tokens_are_read_as_tokens(encoder, framed):
     words = encoder.model.get_input_embeddings().weight[framed.ids[0, :1]]
     rest = type(framed)(*(part[:, 1:] for part in framed))
     assert_close(encoder(rest, words)[framed.mask], encoder(framed)[framed.mask], atol=1e-5, rtol=1e-5)
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged():
+    """What transformers logs, as its users see it."""
+    lines, handler = [], logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_warning()
+    transformers_logging.add_handler(handler)
+    yield lines
+    transformers_logging.remove_handler(handler)
+    transformers_logging.set_verbosity(level)
+
+
+def test_a_checkpoint_with_a_head_loads_without_a_report(tiny, tmp_path, logged):
+    BertForMaskedLM.from_pretrained(tiny).save_pretrained(tmp_path)
+    logged.clear()
+    Backbone.downloaded(str(tmp_path), torch.float32)
+    assert logged == []
+
+
+def test_the_report_is_shown_if_loading_fails(tiny, tmp_path, logged):
+    model = BertForMaskedLM.from_pretrained(tiny)
+    model.save_pretrained(tmp_path)
+    model.config.intermediate_size += 1
+    model.config.save_pretrained(tmp_path)
+    logged.clear()
+    with pytest.raises(RuntimeError, match="mismatch"):
+        Backbone.downloaded(str(tmp_path), torch.float32)
+    assert any("LOAD REPORT" in line for line in logged)
 
 
 # --- the two-layer dual encoder -------------------------------------------------------------------------------------

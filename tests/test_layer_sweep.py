@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from parlai.core.script import superscript_main
 from torch.testing import assert_close
 
 import poly_agents
@@ -12,8 +13,6 @@ from tests.agents import ROWS, make
 
 
 def test_the_commands_mine_and_sweep(options, trained, data, tmp_path):
-    from parlai.core.script import superscript_main
-
     task = ["-t", "poly_agents:jsonl", "--jsonl-path", data]
     out = str(tmp_path / "mined")
     superscript_main(["poly_mine", "-mf", trained["bi"], *task, "--out", out, "--hard-negatives", "2"])
@@ -24,6 +23,14 @@ def test_the_commands_mine_and_sweep(options, trained, data, tmp_path):
     found = json.loads((layers / "layers.json").read_text())
     assert [row["layer"] for row in found["cross"]] == [0, 1, 2] == [row["layer"] for row in found["bi"]]
     assert (layers / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_sweep_refuses_a_model_that_is_no_cross_encoder(trained, data):
+    task = ["-t", "poly_agents:jsonl", "--jsonl-path", data]
+    with pytest.raises(
+        ValueError, match=f"--cross-model {trained['bi']} is a model of bi; give one of -m poly_agents/cross"
+    ):
+        superscript_main(["poly_layers", "--cross-model", trained["bi"], *task])
 
 
 @pytest.mark.parametrize("layer", [1, 2])

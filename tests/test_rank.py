@@ -43,3 +43,21 @@ def test_the_same_candidates_are_encoded_once(trained, monkeypatch):
 def test_rank_refuses_what_it_cannot_rank(trained, candidates):
     with pytest.raises(ValueError):
         poly_agents.load(trained["bi"]).rank(["hello", "my cat"], candidates)
+
+
+@pytest.mark.parametrize(
+    ("context", "candidates"),
+    [("hello", "red"), (["hello", "my cat"], "red"), (["hello"], ""), (["hello", "my cat"], [["fine"], "red"])],
+)
+def test_a_string_is_not_a_list_of_candidates(trained, context, candidates):
+    with pytest.raises(ValueError, match="candidates is a list of strings"):
+        poly_agents.load(trained["bi"]).rank(context, candidates)
+
+
+def test_start_names_the_nearest_ranker_and_option(tiny):
+    with pytest.raises(ValueError, match="no ranker 'polly'; did you mean 'poly'"):
+        poly_agents.start("polly", backbone=tiny)
+    with pytest.raises(ValueError, match="no option of poly 'poly_codez'; did you mean 'poly_codes'"):
+        poly_agents.start("poly", backbone=tiny, poly_codez=3)
+    with pytest.raises(ValueError, match="no option of bi 'poly_views'; there are: backbone, bi_"):
+        poly_agents.start("bi", backbone=tiny, poly_views="first")

@@ -1,4 +1,4 @@
-"""A run killed with -9 goes on where it was: same data, same rates, same weights in the end."""
+"""A run killed with -9 resumes: same data, same rates, same weights in the end."""
 
 import contextlib
 import json

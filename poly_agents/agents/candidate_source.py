@@ -62,7 +62,7 @@ class CandidateSource:
         else:
             texts = [candidate["text"] for candidate in read_candidates(path)]
             if not texts:
-                raise ValueError(f"{path} holds no candidates; it takes one a line")
+                raise ValueError(f"{path} holds no candidates; write one candidate per line")
             self.pools[FIXED] = pools.shared(texts, self.model.candidate_ids(texts), None)
         logging.info(f"{len(self.pools[FIXED].texts)} candidates from {path}")
 
@@ -211,7 +211,7 @@ def open_pool(
 def task_candidates_file(opt) -> str:
     """Return a file with the responses of a task: all of them in order, or those the task picks for a chat.
 
-    It is written beside the model if it is not there yet.
+    It is written next to the model if it is not there yet.
     """
     name = re.sub(r"[^\w.-]+", "_", opt["task"])
     path = f"{opt.get('model_file') or 'model'}.cands-{name}.cands"

@@ -89,7 +89,7 @@ class CascadeAgent(Agent):
         group.add_argument(
             "-fcp",
             "--fixed-candidates-path",
-            help="candidates to retrieve from: a file, one a line; a store; milvus:URI#COLLECTION",
+            help="candidates to retrieve from: a file with one candidate per line; a store; milvus:URI#COLLECTION",
         )
         ShowCandidates.add_to(group)
         return parser

@@ -47,7 +47,7 @@ class EvaluationOptions(Options):
     )
     submission: str = option("", "write a file for a leaderboard: the best candidates of each example, by their ids")
     submission_format: str = option(
-        "trec", "format of --submission; the page on data sets names the one of each task", FORMATS
+        "trec", "format of --submission; tasks/README.md lists the format of each task", FORMATS
     )
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
 """Fill a collection of Milvus with encoded candidates.
 
-A collection belongs to one model. What it has already is not encoded again, so a build that was killed continues where
+A collection belongs to one model. What it has already is not encoded again, so a build that was killed resumes where
 it was. Unlike a store in files, a collection of another model is refused and not replaced: the database may be shared.
 """
 

@@ -43,7 +43,9 @@ class SearchOptions(Options):
     """Options of stores and search."""
 
     search: str = option(
-        "exact", "how a store is searched; certified finds the same as exact, fast nearly the same", SEARCH_MODES
+        "exact",
+        "how a store is searched; certified returns the same candidates as exact, fast nearly the same",
+        SEARCH_MODES,
     )
     search_scored: int = option(500, "how many candidates --search fast scores for each context")
     store_precision: str = option(

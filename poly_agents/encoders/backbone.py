@@ -2,8 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from threading import get_ident
 from typing import Any, Self
 
@@ -208,15 +209,42 @@ def load_pretrained(auto: type, source: str) -> nn.Module:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading takes a moment, and the bar would break up ParlAI's lines
-    model, report = auto.from_pretrained(
-        source, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
-    )
+    with load_report_held_back():
+        model, report = auto.from_pretrained(
+            source, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
+        )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ValueError(
             f"the checkpoint {source} lacks {len(missing)} weights, first {missing[0]!r}; give a complete one"
         )
     return model
+
+
+@contextmanager
+def load_report_held_back() -> Iterator[None]:
+    """Hold back the report of weights that transformers did not use or find. It is shown if loading fails.
+
+    A checkpoint often has a head that no system here reads, and `load_pretrained` itself checks what is missing.
+    """
+    logger, held = logging.getLogger("transformers.modeling_utils"), []
+
+    def passes(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        if is_report:
+            held.append(record)
+        return not is_report
+
+    logger.addFilter(passes)
+    try:
+        yield
+    except Exception:
+        logger.removeFilter(passes)
+        for record in held:
+            logger.handle(record)
+        raise
+    finally:
+        logger.removeFilter(passes)
 
 
 def without_values() -> AbstractContextManager:

@@ -55,11 +55,11 @@ def describe_use(options: LateOptions) -> str:
     """Say how to open the model and how a score is made.
 
     >>> describe_use(LateOptions(late_scale=20.0)).partition("candidates. ")[2]
-    "A score is MaxSim times 20, divided by the number of the context's tokens with its special tokens."
+    "The score is MaxSim times 20, divided by the number of the context's tokens with its special tokens."
     """
     use = (
         "Open it with `MultiVectorEncoder(folder)`, or with PyLate's `ColBERT(folder)`: `encode_query` for contexts, "
-        "`encode_document` for candidates. A score is MaxSim"
+        "`encode_document` for candidates. The score is MaxSim"
     )
     if not options.late_scale:
         return f"{use}."

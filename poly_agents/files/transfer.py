@@ -1,4 +1,4 @@
-"""Fetch a file over HTTP. A transfer that broke off, or whose process was killed, goes on where it stopped.
+"""Fetch a file over HTTP. A transfer that broke off, or whose process was killed, resumes.
 
 Proxies are those of the environment.
 """

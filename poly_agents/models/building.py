@@ -12,7 +12,8 @@ from poly_agents.models import opening
 from poly_agents.models.opening import Opened
 from poly_agents.pretrained import parlai_transformer
 from poly_agents.rankers import ranker_class
-from poly_agents.scoring.ranker import Ranker, RankerOptions
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.tokenizer import Tokenizer
 
 parlai_transformer.register()  # `Backbone.blank` finds an architecture by the name in its configuration

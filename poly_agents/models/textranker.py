@@ -16,7 +16,7 @@ from poly_agents.candidates.store import Store
 from poly_agents.encoders.states import padded_index
 from poly_agents.files import atomic, checkpoint
 from poly_agents.models import building, opening
-from poly_agents.rankers import agent_of, ranker_class
+from poly_agents.rankers import agent_of, options_of
 from poly_agents.scoring.ranker import Ranker, slices
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
@@ -74,9 +74,9 @@ class TextRanker:
             options: those of the ranker, named as its flags: `backbone="intfloat/e5-small-v2"`, `poly_codes=16`.
 
         Raises:
-            ValueError: an option or the checkpoint does not suit the ranker.
+            ValueError: there is no such ranker or option, or an option or the checkpoint does not suit the ranker.
         """
-        given = ranker_class(agent).Options(**options)
+        given = options_of(agent, options)
         source = source or given.source
         tokenizer = opening.pretrained_tokenizer(source)
         device = building.default_device()
@@ -160,7 +160,7 @@ class TextRanker:
             One ranking, or one for each context.
 
         Raises:
-            ValueError: a list of candidates is empty, or there are neither one nor as many as contexts.
+            ValueError: a list of candidates is empty or a string, or there are neither one nor as many as contexts.
         """
         if isinstance(context, str):
             return self.rank_many([context], [candidates], top)[0]
@@ -171,6 +171,8 @@ class TextRanker:
         self, contexts: Sequence[str], pools: Sequence[Sequence[str]], top: int | None = None
     ) -> list[list[Ranked]]:
         """Rank one pool of candidates for all contexts, or one for each. As `rank`, without its shorter forms."""
+        if any(isinstance(pool, str) for pool in pools):
+            raise ValueError('candidates is a list of strings, got one string; write ["..."] to rank a single one')
         if len(pools) not in (1, len(contexts)):
             raise ValueError(f"{len(contexts)} contexts need one list of candidates or as many, got {len(pools)}")
         if not all(len(pool) for pool in pools):

@@ -3,11 +3,15 @@
 rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.start("poly")
 """
 
+import dataclasses
 import importlib
 import pkgutil
 import re
+from typing import Any
 
+from poly_agents.options import unknown
 from poly_agents.scoring.ranker import Ranker
+from poly_agents.scoring.ranker_options import RankerOptions
 
 
 def names() -> list[str]:
@@ -34,6 +38,25 @@ def ranker_class(agent: str) -> type[Ranker]:
     if agent not in names():
         raise ModuleNotFoundError(f"there is no ranker {agent!r}; there are {', '.join(names())}", name=module)
     return getattr(importlib.import_module(module), "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
+
+
+def options_of(agent: str, values: dict[str, Any]) -> RankerOptions:
+    """Make the options of a ranker from values by name.
+
+    Raises:
+        ValueError: there is no such ranker or option, or a value is not allowed. The message names the nearest name.
+
+    >>> options_of("poly", {"poly_codes": 16}).poly_codes
+    16
+    """
+    if agent not in names():
+        raise unknown("ranker", agent, names())
+    kind = ranker_class(agent).Options
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise unknown(f"option of {agent}", name, known)
+    return kind(**values)
 
 
 def agent_of(kind: type[Ranker]) -> str:

@@ -20,7 +20,8 @@ from poly_agents.encoders.backbone import reduced_states
 from poly_agents.options import at_least, option
 from poly_agents.pretrained import sentence_transformers
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import PromptOptions, Ranker, Views
+from poly_agents.scoring.ranker import Ranker, Views
+from poly_agents.scoring.ranker_options import PromptOptions
 from poly_agents.scoring.reduction import ReductionOptions
 from poly_agents.text.tokens import Tokens
 
@@ -38,7 +39,7 @@ class BiOptions(ReductionOptions, PromptOptions):
         None, "activation of the dense layer that --bi-dense adds", ("tanh", "identity"), fallback="tanh"
     )
     bi_candidate_map: bool = option(False, "two dense layers on the candidate's vector, as ParlAI's shared encoder has")
-    layers: int = option(0, "keep only so many of the encoder's layers, the first ones; 0: all")
+    layers: int = option(0, "use only the first N layers of the encoder; 0: all")
     init_cross: str = option(
         "", "start from embeddings and first layer of this cross-encoder; its other layers get random weights"
     )
@@ -72,7 +73,7 @@ class BiRanker(Ranker):
             activation = nn.Tanh() if self.options.bi_activation == "tanh" else nn.Identity()
             self.dense = nn.Sequential(nn.Linear(width, self.options.bi_dense), activation)
             width = self.options.bi_dense
-        if options.bi_candidate_map:
+        if self.options.bi_candidate_map:
             self.candidate_map = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
     @classmethod

@@ -17,7 +17,8 @@ from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.states import by_length
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, RankerOptions, Views
+from poly_agents.scoring.ranker import Ranker, Views
+from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.tokens import Tokens
 
 
@@ -25,7 +26,7 @@ from poly_agents.text.tokens import Tokens
 class EarlyOptions(RankerOptions):
     """Options of early-layer embeddings."""
 
-    cross_model: str = option("", "the trained cross-encoder whose layers embed; empty: those of --backbone do")
+    cross_model: str = option("", "the trained cross-encoder whose layers embed; default: --backbone")
     early_layer: int = option(2, "the layer whose states are averaged, counted from 1")
     early_scale: float = option(20.0, "factor of the cosine")
 

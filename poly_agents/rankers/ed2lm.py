@@ -32,7 +32,8 @@ from poly_agents.encoders.states import TokenStates, take_rows
 from poly_agents.files import checkpoint
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, RankerOptions, ScoresAndLoss
+from poly_agents.scoring.ranker import Ranker, ScoresAndLoss
+from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.tokens import Tokens
 
 
@@ -125,8 +126,8 @@ class Ed2lmRanker(Ranker):
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        self.encodes_candidates = self.can_cache(options)
-        self.reduce = self.odds if options.ed2lm_score == "true" else self.text
+        self.encodes_candidates = self.can_cache(self.options)
+        self.reduce = self.odds if self.options.ed2lm_score == "true" else self.text
         self.encoder_file: str | None = None  # where the encoder's layers are, if they are not in memory
 
     @classmethod

@@ -26,7 +26,8 @@ from poly_agents.encoders.states import TokenStates
 from poly_agents.options import at_least, option
 from poly_agents.pretrained import sentence_transformers
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import PromptOptions, Ranker
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.scoring.ranker_options import PromptOptions
 from poly_agents.text.tokens import Tokens
 
 

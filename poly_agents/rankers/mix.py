@@ -11,9 +11,11 @@ encoder's layer with the same number. E and H go through the same output map, no
 
     Gate(new, old) = w new + (1 - w) old,  w = sigmoid(W [mean E_j-1; new; old])     instead of the residual
 
-S-strategy (the default): k learnt vectors take the place of the start token, and E_0 is their outputs. C-strategy: k
-learnt codes attend over the candidate's states. The paper scores by the cosine, its code by the inner product, which is
-the default here. `--mix a`: one vector, last layer; b: one vector, last three layers; c: two vectors, last three.
+S-strategy (the default): k learned vectors take the place of the start token, and E_0 is their outputs. C-strategy: k
+learned codes attend over the candidate's states. The paper scores by the cosine. Its code scores by the inner product,
+which is the default here.
+
+`--mix a`: one vector, last layer; b: one vector, last three layers; c: two vectors, last three.
 """
 
 import copy
@@ -32,7 +34,8 @@ from poly_agents.encoders.layers import Layer, feed_forward, layer_output
 from poly_agents.encoders.states import by_length
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, RankerOptions
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.tokens import Tokens
 
 WEIGHTS = 2**23  # attention weights that are held at a time, to bound the memory that a large pool needs
@@ -58,15 +61,15 @@ class MixOptions(RankerOptions):
         "b: 1 vector, last three layers; c: 2 vectors, last three layers",
         tuple(PRESETS),
     )
-    mix_vectors: int = option(0, "how many vectors represent a candidate (k in the paper); 0: as --mix says")
+    mix_vectors: int = option(0, "how many vectors represent a candidate (k in the paper); 0: set by --mix")
     mix_layers: str = option(
         "",
         "layers in which candidates attend over the context: last, last3, or numbers counted from 1, such as 4,6; "
-        "empty: as --mix says",
+        "empty: set by --mix",
     )
     mix_strategy: str = option(
         "special",
-        "how the vectors of a candidate are made: outputs of special tokens before it, or of an attention with learnt "
+        "how the vectors of a candidate are made: outputs of special tokens before it, or of an attention with learned "
         "codes",
         ("special", "codes"),
     )
@@ -154,14 +157,14 @@ class MixRanker(Ranker):
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         parts = layers.read(self.context_encoder.model)
-        self.layers = options.layers(len(parts))
+        self.layers = self.options.layers(len(parts))
         self.interactions = nn.ModuleList(Interaction(parts[number - 1]) for number in self.layers)
-        if options.mix_strategy == "codes":
+        if self.options.mix_strategy == "codes":
             # Small: every vector starts near the mean of the states, yet no two are the same.
-            self.codes = nn.Parameter(torch.randn(options.vectors, self.context_encoder.width) * 0.05)  # [K, D]
+            self.codes = nn.Parameter(torch.randn(self.options.vectors, self.context_encoder.width) * 0.05)  # [K, D]
         else:
-            start = self.candidate_encoder.model.get_input_embeddings().weight[frame.single[0].ids[0]]
-            self.specials = nn.Parameter(start.detach().float().repeat(options.vectors, 1))  # [K, D]
+            start = self.candidate_encoder.model.get_input_embeddings().weight[self.frame.single[0].ids[0]]
+            self.specials = nn.Parameter(start.detach().float().repeat(self.options.vectors, 1))  # [K, D]
 
     def positions_needed(self, context, candidate):
         return self.frame.single_length + max(context, candidate + self.options.vectors - 1)

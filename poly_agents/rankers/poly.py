@@ -4,7 +4,7 @@
     y_ctxt = sum_i softmax_i(y_cand . y^i) y^i     the candidate picks among them
     s      = y_ctxt . y_cand
 
-The views are made by learnt codes c, or are the first m states, the last m, or the last m and the first
+The views are made by learned codes c, or are the first m states, the last m, or the last m and the first
 (`--poly-views`). As in the paper no softmax is scaled and nothing is projected. As in ParlAI either attention can
 divide its products by sqrt(d), or have projections and several heads (`--codes-attention-type`,
 `--poly-attention-type`).
@@ -20,7 +20,8 @@ from poly_agents.encoders.states import TokenStates
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.multihead import MultiHead
-from poly_agents.scoring.ranker import PromptOptions, Ranker, Views
+from poly_agents.scoring.ranker import Ranker, Views
+from poly_agents.scoring.ranker_options import PromptOptions
 from poly_agents.scoring.reduction import ReductionOptions
 from poly_agents.text.tokens import Tokens
 
@@ -35,7 +36,7 @@ class PolyOptions(ReductionOptions, PromptOptions):
     poly_codes: int = option(64, "how many vectors represent a context (m in the paper)")
     poly_views: str = option(
         "codes",
-        "what the vectors of a context are: outputs of an attention with learnt codes, or the states of its first "
+        "what the vectors of a context are: outputs of an attention with learned codes, or the states of its first "
         "tokens, of its last tokens, or of its last tokens and the first",
         VIEWS,
     )
@@ -69,13 +70,13 @@ class PolyRanker(Ranker):
         super().__init__(options, frame, build)
         width = self.context_encoder.width
         self.scales = {"basic": 1.0, "sqrt": width**-0.5}
-        if options.poly_views == "codes":
+        if self.options.poly_views == "codes":
             # Small: every view starts near the mean of the states, yet no two are the same.
-            self.codes = nn.Parameter(torch.randn(options.poly_codes, width) * 0.05)  # [K, D]
-            if options.codes_attention_type == "multihead":
-                self.code_attention = MultiHead(width, options.codes_attention_num_heads)
-        if options.poly_attention_type == "multihead":
-            self.attention = MultiHead(width, options.poly_attention_num_heads)
+            self.codes = nn.Parameter(torch.randn(self.options.poly_codes, width) * 0.05)  # [K, D]
+            if self.options.codes_attention_type == "multihead":
+                self.code_attention = MultiHead(width, self.options.codes_attention_num_heads)
+        if self.options.poly_attention_type == "multihead":
+            self.attention = MultiHead(width, self.options.poly_attention_num_heads)
 
     def encode(self, candidates: Tokens) -> Tensor:
         return reduced_states(self.candidate_encoder, self.frame.wrap_candidate(candidates), self.vector)  # [N, D]

@@ -24,7 +24,8 @@ from poly_agents.encoders.layers import Layer, layer_output
 from poly_agents.encoders.states import token_budget
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import Ranker, RankerOptions
+from poly_agents.scoring.ranker import Ranker
+from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.tokens import Real, Tokens
 
 

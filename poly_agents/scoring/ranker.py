@@ -2,13 +2,27 @@
 
     forward(contexts, candidates) = score(contexts, encode(candidates))
 
+From the inside out, with who calls whom:
+
+| method | takes | returns | called by |
+| --- | --- | --- | --- |
+| `encode` | bare candidates [N, L] | encoded [N, ...] | `forward`, `encode_ids`, training |
+| `encode_contexts` | bare contexts [B, L] | encoded contexts | `score`, search |
+| `score_encoded` | encoded contexts, encoded [G, C, ...] | [B, C] | `score`, search |
+| `score` | bare contexts [B, L], encoded [G, C, ...] | [B, C] | `score_indexed` |
+| `score_indexed` | bare contexts [B, L], encoded [N, ...], index [G, C] | [B, C] | `forward`, `score_tokens` |
+| `score_tokens` | as `score_indexed`, without gradients | [B, C] | `score_ids`, agents |
+| `score_ids` | ids of B contexts, encoded [N, ...], index [G, C] | [B, C] | `TextRanker`, the cascade |
+| `forward` | bare contexts [B, L], bare candidates [N, L], index [G, C] | [B, C] | tests of a whole ranker |
+
+A system writes the first three. The others are the same for all.
+
 Letters of shapes: B contexts, N candidates, C candidates of one context, G = 1 (all contexts share their candidates) or
 B, K views of a context, L tokens, D width.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -17,49 +31,14 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from poly_agents.encoders.backbone import Backbone
-from poly_agents.encoders.precision import PRECISIONS
 from poly_agents.encoders.states import chain, take_rows
 from poly_agents.files.checkpoint import Weights
-from poly_agents.options import Options, option
+from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.frame import Frame
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import Tokens, pad
 
 ENCODE_ROWS = 1024  # candidates encoded between two steps of the progress bar
-
-
-@dataclass(frozen=True)
-class RankerOptions(Options):
-    """Options of every ranker."""
-
-    backbone: str = option("minilm", "HuggingFace encoder by name or folder, or a model file; minilm is embedded")
-    share_encoders: bool = option(True, "one encoder for contexts and candidates; false: one each, as in the papers")
-    freeze_embeddings: bool = option(True, "do not train the word embeddings (Humeau et al. 2020, Table 3)")
-    dropout: float = option(0.0, "dropout rate in training; any above 0 costs a seventh of the speed on CPU")
-    precision: str = option(
-        "auto",
-        "number format of the encoder's matrix products; auto: bfloat16 if the processor multiplies it natively, else "
-        "float32",
-        PRECISIONS,
-    )
-
-    @property
-    def source(self) -> str:
-        """Return what the encoder and the tokenizer are loaded from."""
-        return self.backbone
-
-    @property
-    def embeddings_stay(self) -> bool:
-        """Tell whether the word embeddings are frozen."""
-        return self.freeze_embeddings
-
-
-@dataclass(frozen=True)
-class PromptOptions(RankerOptions):
-    """Options of rankers whose pretrained encoders may have been trained with a prompt before each text."""
-
-    context_prompt: str = option(None, "text before each context, never truncated ('query: ')", fallback="")
-    candidate_prompt: str = option(None, "text before each candidate, never truncated ('passage: ')", fallback="")
 
 
 class PretrainedParts(NamedTuple):

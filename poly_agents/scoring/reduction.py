@@ -7,7 +7,7 @@ from torch import Tensor
 
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
-from poly_agents.scoring.ranker import RankerOptions
+from poly_agents.scoring.ranker_options import RankerOptions
 
 REDUCTIONS = ("first", "mean", "max", "sqrt", "first-m")
 

@@ -5,7 +5,7 @@ from parlai.core.script import ParlaiScript, register_script
 
 DESCRIPTION = """Encode candidates into a store. Give it to other commands as -fcp FOLDER, in place of a file.
 
-Candidates that the store has already are not encoded again. A killed run continues where it was. If the file
+Candidates that the store has already are not encoded again. A killed run resumes. If the file
 changes, only the new candidates are encoded, and the missing ones are removed. With several processes:
 
   torchrun --nproc-per-node 2 $(which parlai) poly_index ...

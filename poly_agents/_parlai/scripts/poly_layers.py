@@ -38,14 +38,20 @@ class PolyLayers(ParlaiScript):
         from poly_agents import load
         from poly_agents.agents import teachers
         from poly_agents.models import layer_sweep
+        from poly_agents.rankers import agent_of
 
+        models = {"cross": load(self.opt["cross_model"])}
+        kind = agent_of(type(models["cross"].ranker))
+        if kind != "cross":
+            raise ValueError(
+                f"--cross-model {self.opt['cross_model']} is a model of {kind}; give one of -m poly_agents/cross"
+            )
         opt, split = self.opt, self.opt["datatype"].split(":")[0]
         count = opt["num_examples"] if opt["num_examples"] > 0 else None
         with_candidates = (example for example in teachers.response_examples(opt, split) if example.candidates)
         examples = list(islice(with_candidates, count))
         if not examples:
             raise ValueError(f"the {split} examples of {opt['task']} bring no candidates to rank; give another --task")
-        models = {"cross": load(opt["cross_model"])}
         if opt.get("bi_model"):
             models["bi"] = load(opt["bi_model"])
         print(layer_sweep.run(models, examples, Path(opt.get("out") or f"{opt['cross_model']}.layers")))

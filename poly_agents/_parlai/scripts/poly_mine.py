@@ -5,7 +5,7 @@ from parlai.core.script import ParlaiScript, register_script
 
 DESCRIPTION = """Mine hard negatives: responses of other training examples that a trained model scores high.
 
-Give the file to train_model as --hard-negatives-file. A killed run continues where it was.
+Give the file to train_model as --hard-negatives-file. A killed run resumes.
 """
 
 
