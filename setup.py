@@ -85,7 +85,7 @@ setup(
             "onnx>=1.19",
             "onnxscript>=0.5",
             "onnxruntime>=1.22",
-            "pytest>=8",
+            "pytest>=9",
             "grimp>=3.5",  # reads the imports of the package
             "pytest-timeout>=2.3",  # a test that hangs ends
             "ruff>=0.8",

@@ -14,6 +14,8 @@ other directly. `launch` starts such a run on this machine:
 A process that is alive but does not answer is given up after `timeout()`.
 """
 
+import atexit
+import gc
 import multiprocessing.connection
 import os
 import pickle
@@ -51,6 +53,14 @@ def timeout() -> timedelta:
     return timedelta(seconds=seconds)
 
 
+# A model in DistributedDataParallel can outlive its process group. If it is the last to refer to the group, it waits
+# for gloo's threads while it holds Python's lock. A thread that still frees the tensor of the last collective waits for
+# that lock, so the process hangs for good (https://github.com/pytorch/pytorch/issues/56297). Python's own object of a
+# group frees it without the lock, so it is kept here until the model is gone.
+_left: list[dist.ProcessGroup] = []
+atexit.register(_left.clear)
+
+
 @contextmanager
 def joined(backend: str, init_method: str = "env://", world_size: int = -1, rank: int = -1) -> Iterator[None]:
     """Be in the default process group inside.
@@ -68,6 +78,7 @@ def joined(backend: str, init_method: str = "env://", world_size: int = -1, rank
         # have another name than in fresh processes, and all of them would wait for keys that nobody writes.
         dist.distributed_c10d._world.group_count = 0
         raise
+    _left.append(dist.group.WORLD)
     try:
         yield
     finally:
@@ -95,7 +106,7 @@ def launch(run: Callable[..., Any], world_size: int, port: int | None = None) ->
     try:
         with Workers(run, world_size, port, share) as workers:
             try:
-                result = run(rank=0, port=workers.port)
+                result = call(run, 0, workers.port)
             except Exception as error:
                 if not is_lost_connection(repr(error)):
                     raise
@@ -185,9 +196,18 @@ class Workers:
 
 
 def work(index: int, run: Callable[..., Any], port: int, threads: int) -> None:
-    """Be a worker."""
+    """Be a worker. It never outlives the first process, not even if that one is killed."""
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
     torch.set_num_threads(threads)
-    run(rank=index + 1, port=port)
+    call(run, index + 1, port)
+
+
+def call(run: Callable[..., Any], rank: int, port: int) -> Any:
+    """Do the work of one process, and free its process group once nothing else refers to it."""
+    result = run(rank=rank, port=port)
+    gc.collect()
+    _left.clear()
+    return result
 
 
 def open_store(port: int | None) -> dist.TCPStore:

@@ -20,7 +20,7 @@ STUCK_IN_C = """
 import ctypes
 
 def test_that_hangs():
-    ctypes.CDLL(None).pause()
+    ctypes.{library}(None).pause()
 """
 
 
@@ -29,7 +29,8 @@ def run(folder: Path, code: str) -> subprocess.CompletedProcess:
     (folder / "conftest.py").write_text("from tests.limits import *\n")
     (folder / "test_file.py").write_text(code)
     options = ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", folder, "-o", "timeout=3"]
-    line = [sys.executable, "-m", "pytest", *options, "-o", "timeout_method=thread", "test_file.py"]
+    options += ["-o", "timeout_method=thread", "-o", "faulthandler_timeout=5", "-o", "faulthandler_exit_on_timeout=1"]
+    line = [sys.executable, "-m", "pytest", *options, "test_file.py"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
 
@@ -47,7 +48,8 @@ def test_a_test_that_waits_for_a_process_fails_and_the_others_go_on(tmp_path):
         assert not is_running((tmp_path / name).read_text().strip())
 
 
-def test_a_test_that_is_stuck_in_c_ends_the_run_and_shows_where(tmp_path):
-    done = run(tmp_path, STUCK_IN_C)
+@pytest.mark.parametrize("library", ["CDLL", "PyDLL"], ids=["python's lock is free", "python's lock is held"])
+def test_a_test_that_is_stuck_in_c_ends_the_run_and_shows_where(tmp_path, library):
+    done = run(tmp_path, STUCK_IN_C.format(library=library))
     assert done.returncode != 0 and "Timeout" in done.stdout + done.stderr
     assert "in test_that_hangs" in done.stdout + done.stderr

@@ -4,12 +4,16 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from poly_agents import process_group, processes
 from poly_agents.process_group import joined, launch, timeout
@@ -96,6 +100,39 @@ def test_a_worker_that_hangs_is_killed_when_the_time_is_over(monkeypatch):
 def test_an_error_of_the_first_process_ends_the_others_and_stays_what_it_is():
     with pytest.raises(ValueError, match="first one's reason"):
         start(fail_in_the_first)
+
+
+def leave_a_model(rank: int, port: int) -> None:
+    """The model is freed after its process group was left."""
+    with joined("gloo", f"tcp://localhost:{port}", 1, rank):
+        model = DistributedDataParallel(torch.nn.Linear(3, 5))
+        dist.all_reduce(torch.ones(7))
+    assert not dist.is_initialized() and model.module.bias is not None
+
+
+def test_a_model_may_outlive_its_process_group():
+    """In a process of its own: one that hangs there holds Python's lock, and no time limit of pytest would end it."""
+    code = (
+        "import gc; from tests.test_process_group import launch, leave_a_model;"
+        "gc.freeze(); [launch(leave_a_model, 1) for _ in range(100)]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True, timeout=100)
+
+
+def test_workers_die_with_the_first_process():
+    code = "from tests.test_process_group import launch, sleep\nlaunch(sleep, 2)"
+    first = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE)
+    worker = int(first.stdout.readline())
+    first.kill()
+    assert first.wait(100) == -signal.SIGKILL
+    assert first.stdout.read() == b""  # its other end is closed once nobody is left to write to it
+    assert not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes()
+
+
+def sleep(rank: int, port: int) -> None:
+    if rank == 1:
+        print(os.getpid(), flush=True)
+    time.sleep(100)
 
 
 def test_a_port_that_is_taken_is_refused_at_once():
