@@ -34,6 +34,7 @@ MODELS = {  # transformers 5 never scales mT5's logits and always UMT5's, so eac
     "mt5": {"family": "mt5", "tied": False},
     "umt5": {"family": "umt5"},
 }
+HEADER = {"agent": "ed2lm", "options": {}, "text_truncate": 9, "label_truncate": 8}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -190,7 +191,7 @@ def test_a_model_file_holds_each_weight_once_and_gives_its_backbone(folder, make
     saved = AutoModelForSeq2SeqLM.from_pretrained(folder)
     assert sum(t.numel() for t in ranker.tensors().values()) == sum(p.numel() for p in saved.parameters())
     path = str(tmp_path / "model")
-    checkpoint.write(path, {"backbone": ranker.context_encoder.config}, ranker.tensors())
+    checkpoint.write(path, HEADER | {"backbone": ranker.context_encoder.config}, ranker.tensors())
     other = building.pretrained_encoder(EncoderDecoder, path, torch.float32)
     assert other.model.config.answers == [TRUE, FALSE]
     ranker_from_file = Ed2lmRanker(ranker.options, ranker.frame, lambda: other).eval()
@@ -218,7 +219,7 @@ def test_any_length_and_fewer_layers(tiny_t5, texts):
 def test_other_backbones_are_refused_with_what_to_give(tiny, tmp_path):
     for source in ("bert", "file"):
         if source == "file":
-            checkpoint.write(str(tmp_path / "model"), {"backbone": {"model_type": "bert"}}, {})
+            checkpoint.write(str(tmp_path / "model"), HEADER | {"backbone": {"model_type": "bert"}}, {})
         path = tiny if source == "bert" else str(tmp_path / "model")
         with pytest.raises(ValueError, match=r"is a bert; this ranker needs .*t5, mt5, umt5; .*--backbone google/flan"):
             building.pretrained_encoder(EncoderDecoder, path, torch.float32)

@@ -101,7 +101,7 @@ def linear_schedule(
     """
     if 0 < done < (total or math.inf) and not has_state:
         logging.warning(
-            "the model has no optimizer beside it (a .checkpoint has one): the optimizer starts with an empty state"
+            "the model has no optimizer next to it (a .checkpoint has one): the optimizer starts with an empty state"
         )
     warm_up = opt["warmup_updates"]
     return WarmupLinear(optimizer, total, None if warm_up < 0 else warm_up, done)

@@ -2,18 +2,18 @@
 
     forward(contexts, candidates) = score(contexts, encode(candidates))
 
-From the inside out, with who calls whom:
+From the inside out, with who calls whom. Texts are bare `Tokens`, an index is [G, C] or None:
 
 | method | takes | returns | called by |
 | --- | --- | --- | --- |
-| `encode` | bare candidates [N, L] | encoded [N, ...] | `forward`, `encode_ids`, training |
-| `encode_contexts` | bare contexts [B, L] | encoded contexts | `score`, search |
+| `encode` | candidates [N, L] | encoded [N, ...] | `forward`, `encode_ids`, training |
+| `encode_contexts` | contexts [B, L] | encoded contexts | `score`, search |
 | `score_encoded` | encoded contexts, encoded [G, C, ...] | [B, C] | `score`, search |
-| `score` | bare contexts [B, L], encoded [G, C, ...] | [B, C] | `score_indexed` |
-| `score_indexed` | bare contexts [B, L], encoded [N, ...], index [G, C] | [B, C] | `forward`, `score_tokens` |
-| `score_tokens` | as `score_indexed`, without gradients | [B, C] | `score_ids`, agents |
-| `score_ids` | ids of B contexts, encoded [N, ...], index [G, C] | [B, C] | `TextRanker`, the cascade |
-| `forward` | bare contexts [B, L], bare candidates [N, L], index [G, C] | [B, C] | tests of a whole ranker |
+| `score` | contexts [B, L], encoded [G, C, ...] | [B, C] | `score_indexed` |
+| `score_indexed` | contexts [B, L], encoded [N, ...], index | [B, C] | `forward`, `score_tokens`, `training_loss` |
+| `score_tokens` | as `score_indexed`; no gradients | [B, C] | `score_ids`, agents |
+| `score_ids` | ids of B contexts, encoded [N, ...], index | [B, C] | `TextRanker`, cascade, mining, teachers |
+| `forward` | contexts [B, L], candidates [N, L], index | [B, C] | your own code, as `ranker(contexts, candidates)` |
 
 A system writes the first three. The others are the same for all.
 
