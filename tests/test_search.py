@@ -1,5 +1,9 @@
 """Searches: `exact` against a sort of all scores, `certified` against `exact`, `fast` against what it promises."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -86,6 +90,18 @@ def test_no_bound_is_ever_below_what_it_bounds(tmp_path, small_slices, monkeypat
         for bounds in (query.tight_bounds(block), sketch.bounds(query.views, vectors, 37)):
             assert (bounds.double() >= true).all()
             assert (bounds - true).mean() < true.std() * (0.2 if rank == 160 else 5)
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE", "DEFAULT"])
+def test_int8_products_do_not_overflow_on_any_processor(instructions):
+    """oneDNN is held to older instructions, which it reads when it is loaded."""
+    code = (
+        "import torch; from poly_agents.candidates.sketch import int8_products;"
+        "left, right = torch.randint(-127, 128, (2, 67, 160)).to(torch.int8); left[0] = right[0] = 127;"
+        "assert (int8_products(left, right).double() == left.double() @ right.double().T).all()"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=100)
 
 
 def test_equal_scores_keep_the_order_of_their_rows(tmp_path, small_slices):

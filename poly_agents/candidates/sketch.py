@@ -10,6 +10,7 @@ p' = W^T view, and t p is p' rounded to int8. Only the first term has to be comp
 bytes, and its int8 products are twice as fast on a processor as those of bfloat16.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -101,8 +102,29 @@ def bounds(views: Tensor, vectors: Vectors, size: int) -> Tensor:
 
 def largest_products(coded: CodedViews, segment: dict[str, Tensor], size: int) -> Tensor:
     """Return the largest product of the codes of each candidate with those of a view, [N]."""
-    parts = [torch._int_mm(part, coded.codes.T).amax(-1) for part in segment["codes"].split(size)]
+    parts = [int8_products(part, coded.codes).amax(-1) for part in segment["codes"].split(size)]
     return torch.cat(parts) * (segment["code_scales"] * coded.scale)
+
+
+def int8_products(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply int8 matrices [N, R] and [K, R] without overflow -> [N, K]. R is at most 1,000.
+
+    >>> int8_products(torch.tensor([[3, -2]], dtype=torch.int8), torch.tensor([[5, 1]], dtype=torch.int8)).int()
+    tensor([[13]], dtype=torch.int32)
+    """
+    if multiplies_int8_exactly():
+        return torch._int_mm(left, right.T)
+    return left.float() @ right.float().T  # exact below 2^24, and 127 * 127 * R is less
+
+
+@cache
+def multiplies_int8_exactly() -> bool:
+    """Tell whether torch's int8 product is exact on this processor.
+
+    Without the instructions called VNNI it adds pairs of products in 16 bits, where they overflow, and gives no error.
+    """
+    largest = torch.full((32, 128), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.T) == 127 * 127 * 128).all())
 
 
 def spread_out(views: Tensor, count: int) -> Tensor:
