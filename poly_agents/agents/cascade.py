@@ -248,10 +248,10 @@ class CascadeAgent(Agent):
         return Scored(Pool.without_ids(store.texts, rows), few.scores, store.rows_of)
 
     def _with_rest_of_store(self, example: RankedExample, few: Scored) -> Scored:
-        """Rank the store: the few, then all other rows by the retriever's scores, if a right response is there."""
+        """Rank the store: the few, then all other rows by the retriever's scores, unless all right ones are the few."""
         first = few.pool.index[0]
         wanted = {*example.right, *(example.grades or ())}
-        if not example.right or set(self.search.store.rows_of(list(wanted))) <= {-1, *first.tolist()}:
+        if not example.right or set(self.search.store.rows_of(list(wanted))) <= set(first.tolist()):
             return few
         tokens = pad(self.retriever.model.context_ids([example.context]))
         scores = self.search.scores(self.retriever.model.ranker, tokens)[0]  # [N]
