@@ -230,4 +230,5 @@ def last_error(trace: str) -> str:
 
 def is_lost_connection(error: str) -> bool:
     """Tell whether an error is about the connection to another process. gloo has no exception class of its own."""
-    return any(word in error for word in ("gloo", "DistNetworkError", "DistStoreError", "DistBackendError"))
+    marks = ("third_party/gloo", "DistNetworkError", "DistStoreError", "DistBackendError")
+    return any(mark in error for mark in marks)
