@@ -25,7 +25,7 @@ QUIET = {"TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
 
 
 def parlai(command: str, **options) -> subprocess.CompletedProcess:
-    """Show a command, run it, stop where it fails."""
+    """Print a command and run it. Raises CalledProcessError if it fails."""
     print(f"\n\033[1m$ parlai {command}\033[0m", flush=True)
     return subprocess.run([PARLAI, *shlex.split(command)], check=True, env=os.environ | QUIET, **options)
 

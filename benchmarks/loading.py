@@ -29,7 +29,7 @@ WORDS = 55_000
 
 
 def make(folder: Path) -> dict[str, str]:
-    """Three files with the same weights: name -> model file."""
+    """Save the same weights in three formats. Returns name -> model file."""
     import torch
     from parlai.core.agents import create_agent
     from parlai.core.params import ParlaiParser
@@ -51,7 +51,7 @@ def make(folder: Path) -> dict[str, str]:
 
 
 def write_dictionary(path: str) -> None:
-    """Words of four letters, as pieces and as ends of words, and the merges that make them."""
+    """Write a BPE dictionary of words of four letters, and the merges that make them."""
     letters = string.ascii_lowercase[:17]
     pairs = ["".join(pair) for pair in itertools.product(letters, repeat=2)]
     words = ["__null__", "__start__", "__unk__", "__newln__", *letters]
@@ -64,19 +64,18 @@ def write_dictionary(path: str) -> None:
 
 
 def resident(kind: str) -> int:
-    """Bytes: `VmRSS` now, `VmHWM` at most so far."""
+    """Return resident memory in bytes: `VmRSS` is now, `VmHWM` the peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
     return int(line.split()[1]) * 1024
 
 
 def load(path: str, how: str) -> None:
-    """Print what one loading takes, as JSON."""
-    import torch  # noqa: F401
+    """Load a model once, and print seconds and bytes as JSON."""
     from parlai.core.agents import create_agent_from_model_file
     from parlai.utils import logging
 
-    import poly_agents.agent
-    import poly_agents.transformer
+    import poly_agents.agents.ranker_agent  # what loading needs is imported before it is timed
+    import poly_agents.models.textranker
 
     logging.disable()
     Path(path).read_bytes()

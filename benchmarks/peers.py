@@ -70,7 +70,7 @@ JOBS = [
 
 
 class Worker:
-    """A process that makes ready for its turns."""
+    """A process that prepares one side of a job, and works when it is its turn."""
 
     def __init__(self, target: str, *arguments):
         context = multiprocessing.get_context("spawn")
@@ -86,7 +86,7 @@ class Worker:
             raise RuntimeError("a side has ended early; what it says is above") from None
 
     def turn(self, number: int) -> float:
-        """Units of work a second."""
+        """Let the process work for a turn. Returns units of work a second."""
         self.pipe.send(number)
         return self.receive()
 
@@ -109,7 +109,7 @@ def run(target: str, *arguments) -> None:
 
 
 def measure(job: Job, arguments, folder: Path) -> dict[str, dict]:
-    """Rates of all rounds and the peak of memory of every side of a job."""
+    """Run a job. Returns the rates of all rounds and the peak memory in bytes, by side."""
     given = job.method, job.argument, folder, arguments.quick, arguments.threads
     workers = {side: Worker("serve", side, *given) for side in job.sides}
     for worker in workers.values():
@@ -128,14 +128,14 @@ def measure(job: Job, arguments, folder: Path) -> dict[str, dict]:
 
 
 def spread(rates: Sequence[float], unit: str) -> list[float]:
-    """Median, 10% and 90%, in the unit of the job."""
+    """Return the median, the 10th and the 90th percentile, in the unit of the job."""
     values = sorted(1000 / rate if unit == "ms" else rate for rate in rates)
     tenths = statistics.quantiles(values, n=10, method="inclusive")
     return [statistics.median(values), tenths[0], tenths[-1]]
 
 
 def number(value: float) -> str:
-    """Three digits, no less."""
+    """Format a number with at least three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -192,7 +192,7 @@ def tables(results: dict) -> str:
 
 
 def plot(results: dict, path: Path) -> None:
-    """Speed of every side as a multiple of that of poly_agents, and memory."""
+    """Plot the speed of every side as a multiple of that of poly_agents, and its memory."""
     import matplotlib
 
     matplotlib.use("Agg")

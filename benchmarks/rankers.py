@@ -1,4 +1,4 @@
-"""Every ranker on chitchat after the same training time: quality, training speed, latency.
+"""Compare all rankers on chitchat after the same training time: quality, training speed, latency.
 
     python benchmarks/rankers.py --seconds 240 --t5 google/flan-t5-small
 
@@ -60,7 +60,7 @@ SLOW = ("uni", "cross", TEACHER, "ed2lm, candidate", "ed2lm, context")  # a few 
 
 
 def train(command: str, model_file: Path, steps: int) -> float:
-    """Train by the command line; examples per second of the second half of the log."""
+    """Train through the command line. Returns examples a second, from the second half of the log."""
     line = ["parlai", "train_model", *command.split(), *COMMON, "-mf", str(model_file)]
     line += [
         "--seed",
@@ -80,7 +80,7 @@ def train(command: str, model_file: Path, steps: int) -> float:
 
 
 def untrained(command: str, model_file: Path) -> None:
-    """A model file of a ranker as it starts."""
+    """Save a ranker that is not trained."""
     from parlai.core.agents import create_agent
     from parlai.core.params import ParlaiParser
 
@@ -99,7 +99,7 @@ def best_layer(cross: Path, bi: Path) -> int:
 
 
 def quality(model_file: Path, contexts: int) -> dict:
-    """Ranks of the response among its 20 candidates, on the first contexts of the test split."""
+    """Rank the response among its 20 candidates, on the first contexts of the test split."""
     model = poly_agents.load(str(model_file))
     tests = examples("test", 4)[:contexts]
     texts = list(dict.fromkeys(text for example in tests for text in example.candidates))
@@ -127,7 +127,7 @@ def quality(model_file: Path, contexts: int) -> dict:
 
 
 def latency(model_files: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of one context against cached candidates, the rankers taking turns."""
+    """Return the median milliseconds of one context against cached candidates. The rankers take turns."""
     tests = examples("test", 4)
     responses = list(dict.fromkeys(e.response for e in examples("train", 4)))[:POOL]
     models = {name: poly_agents.load(str(path)) for name, path in model_files.items()}
@@ -174,7 +174,7 @@ def table(results: dict) -> str:
 
 
 def plot(results: dict, path: Path) -> None:
-    """Quality against latency with a pool of cached candidates."""
+    """Plot quality against latency with a pool of cached candidates."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -201,7 +201,7 @@ def machine() -> str:
 
 
 def measure(name: str, arguments, folder: Path, places: dict[str, str]) -> None:
-    """Rate, training and quality of one ranker, each once."""
+    """Measure the rate of one ranker, train it and measure its quality. What is done already is skipped."""
     path = folder / "state.json"
     state = json.loads(path.read_text()) if path.exists() else {}
     command = RANKERS[name].format(**places)

@@ -1,4 +1,4 @@
-"""The speed-ups the papers report, measured here: each fast system and the slow one it replaces, in one run.
+"""Measure the speed-ups that the papers report: each fast system and the slow one it replaces, in one run.
 
     python benchmarks/ratios.py --deep FOLDER --t5 google/flan-t5-small --scifact FOLDER
 
@@ -36,17 +36,17 @@ class System:
         self.tokenizer, self.ranker = model.tokenizer, model.ranker
 
     def encode(self, texts: Sequence[str], length: int) -> None:
-        """Run texts of `length` tokens at most through the encoder."""
+        """Run texts, cut to `length` tokens, through the encoder."""
         self.ranker.encode_ids([ids[:length] for ids in self.tokenizer.ids_of(texts)])
 
     def scorer(self, texts: Sequence[str], length: int, newest: int) -> Callable[[str], Tensor]:
-        """Score a context of `newest` tokens at most against texts of `length` tokens, encoded now."""
+        """Encode texts, cut to `length` tokens. Returns a scorer of contexts, cut to their `newest` tokens."""
         kept = self.ranker.encode_ids([ids[:length] for ids in self.tokenizer.ids_of(texts)], progress=True)
         return lambda context: self.ranker.score_ids([self.tokenizer.ids(context)[-newest:]], kept)
 
 
 class CrossAttention(System):
-    """The T5 that ED2LM is compared with: the encoder reads both texts together, the decoder makes a single step."""
+    """The T5 that ED2LM is compared with. Its encoder reads both texts together, its decoder makes a single step."""
 
     def __init__(self, backbone: str):
         super().__init__("ed2lm", backbone, ed2lm_encode="context")
@@ -63,7 +63,7 @@ class CrossAttention(System):
 
 
 def measure(scorers: dict[str, Callable[[str], Tensor]], contexts: Sequence[str], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each, taking turns; the first round of each is not counted."""
+    """Return the median milliseconds of each. They take turns, and their first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in scorers}
     for turn in tqdm(range(-1, rounds), desc=", ".join(scorers), disable=None):
         for name, score in scorers.items():
@@ -75,7 +75,7 @@ def measure(scorers: dict[str, Callable[[str], Tensor]], contexts: Sequence[str]
 
 
 def scifact(folder: Path) -> tuple[list[str], list[str]]:
-    """Queries, and documents."""
+    """Read queries and documents of SciFact."""
 
     def rows(name: str) -> list[dict]:
         path = folder / name

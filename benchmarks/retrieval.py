@@ -29,7 +29,7 @@ DEPTH = 10
 
 
 def ndcg(found: Sequence[str], judged: Mapping[str, float], depth: int = DEPTH) -> float:
-    """Discounted gain of the first documents over that of the best order (trec_eval's ndcg_cut).
+    """Divide the discounted gain of the first documents by that of the best order (trec_eval's ndcg_cut).
 
     >>> ndcg(["b", "a"], {"a": 1.0}, 10) == 1 / math.log2(3)
     True

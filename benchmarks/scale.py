@@ -1,4 +1,4 @@
-"""One context against 1,000 to 1,000,000 kept candidates: every ranker, and every search of a real store.
+"""Time one context against 1,000 to 1,000,000 encoded candidates: every ranker, and every search of a real store.
 
     python benchmarks/scale.py --model models/demo/model --folder models/scale
 
@@ -63,7 +63,7 @@ Timed = Callable[[list[int]], object]
 
 
 def contexts(tokenizer: Tokenizer) -> list[list[int]]:
-    """Bare ids of contexts that fill the length."""
+    """Return the ids of contexts that are as long as allowed."""
     ids = tokenizer.ids_of(["\n".join(example.context) for example in examples("test", 6)])
     return [row[-LENGTH:] for row in ids if len(row) >= LENGTH]
 
@@ -91,7 +91,7 @@ def mixed(kept, rows: int):
 
 
 def scorer(ranker: Ranker, tokenizer: Tokenizer, responses: list[str], size: int) -> Timed:
-    """The ten best of `size` candidates for a context."""
+    """Return a function that finds the ten best of `size` candidates for a context."""
     ids = [row[:32] for row in tokenizer.ids_of(responses)]
     kept = ranker.encode_ids(ids)
     if not ranker.can_cache(ranker.options):
@@ -110,7 +110,7 @@ def scorer(ranker: Ranker, tokenizer: Tokenizer, responses: list[str], size: int
 
 
 def spread(times: list[float]) -> list[float]:
-    """Median, 10th and 90th percentile."""
+    """Return the median, the 10th and the 90th percentile."""
     if len(times) < 2:
         return [times[0]] * 3
     tenths = statistics.quantiles(times, n=10, method="inclusive")
@@ -118,7 +118,7 @@ def spread(times: list[float]) -> list[float]:
 
 
 def take_turns(scorers: dict[str, Timed], given: list, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each; what takes more than a second gets two rounds, and one is not counted."""
+    """Return the milliseconds of each. A first round is not counted; what takes more than a second gets two rounds."""
     times: dict[str, list[float]] = {name: [] for name in scorers}
     for turn in range(-1, rounds):
         for name, score in scorers.items():
@@ -132,7 +132,7 @@ def take_turns(scorers: dict[str, Timed], given: list, rounds: int) -> dict[str,
 
 
 def rankers(rows: dict, t5: str, shape: dict | None, longest: float, rounds: int, sizes) -> dict:
-    """name -> size -> milliseconds."""
+    """Time rankers against pools of several sizes. Returns name -> size -> milliseconds."""
     systems = {}
     for name, (agent, options) in rows.items():
         systems[name] = start(agent, options, t5 if agent == "ed2lm" else "minilm", shape)
@@ -154,7 +154,7 @@ def rankers(rows: dict, t5: str, shape: dict | None, longest: float, rounds: int
 
 
 def texts(size: int) -> Iterator[str]:
-    """Distinct texts: turns of chitchat, then the first half of one with the second half of another."""
+    """Generate distinct texts: turns of chitchat, then the first half of one with the second half of another."""
     real = list(dict.fromkeys(t for turns in conversations() for t in turns if 2 < len(t.split()) <= 30))
     seen, draw = set(real[:size]), random.Random(0)
     yield from real[:size]
@@ -167,7 +167,7 @@ def texts(size: int) -> Iterator[str]:
 
 
 def stores(model_file: str, folder: Path, size: int, rounds: int) -> dict:
-    """Searches of a real store, and what the machine can do."""
+    """Time searches of a real store, and the limits of the machine."""
     model = poly_agents.load(model_file)
     store = model.index(folder, texts(size), progress=True)
     vectors, torch_pages = store.vectors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -235,7 +235,7 @@ def table(results: dict) -> str:
 
 
 def plot(results: dict, path: Path) -> None:
-    """Milliseconds against the number of candidates."""
+    """Plot milliseconds against the number of candidates."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Real data sets through the `parlai` command line: bi, poly and cross, each trained for the same time.
+"""Train and evaluate on real data sets through the `parlai` command line: bi, poly and cross for the same time.
 
     python benchmarks/tasks.py --data FOLDER --seconds 600 [--only wikiqa ...] [--rankers bi cross]
 
@@ -36,7 +36,7 @@ TAUGHT = 8  # of them, in training
 
 @dataclass(frozen=True)
 class Job:
-    """A data set: how it is read, trained and measured, and what has been published on it."""
+    """A data set: how to read it, train on it and measure, and what was published on it."""
 
     task: str
     split: str
@@ -58,13 +58,13 @@ JOBS = {
 
 
 def parlai(command: str) -> None:
-    """Show a command, run it, stop where it fails."""
+    """Print a command and run it. Raises CalledProcessError if it fails."""
     print(f"$ parlai {command}", flush=True)
     subprocess.run([PARLAI, *shlex.split(command)], check=True, env=os.environ | QUIET, stdout=subprocess.DEVNULL)
 
 
 def first_stage(data: Path, out: Path) -> None:
-    """The run of the untrained encoder over the corpus, for every query."""
+    """Search the corpus for every query with the untrained encoder, and write the run."""
     from retrieval import untrained
 
     model = untrained("auto", 256)
@@ -76,7 +76,7 @@ def first_stage(data: Path, out: Path) -> None:
 
 
 def train(job: Job, ranker: str, data: str, seconds: float, folder: Path) -> str:
-    """Train one ranker for some seconds: its model file."""
+    """Train one ranker for some seconds. Returns its model file."""
     text, label = job.lengths.split()
     size = "-bs 8" if ranker == "cross" else "-bs 32"
     inline = "-cands inline" if job.inline else ""
