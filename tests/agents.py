@@ -17,7 +17,7 @@ CACHING = [name for name, kind in all_rankers().items() if kind.can_cache(kind.O
 
 
 def text(number: int, length: int = 3) -> str:
-    """A different short text for every number."""
+    """Return a different short text for every number."""
     return " ".join(WORDS[(number // len(WORDS) ** place) % len(WORDS)] for place in range(length))
 
 
@@ -29,13 +29,11 @@ ROWS = [
     }
     for i in range(23)
 ]
-
-
 EXAMPLES = [ResponseExample("\n".join(row["context"]), row["response"], None) for row in ROWS]
 
 
 def settings(options: dict, name: str, **changes) -> dict:
-    """Only the flags this agent knows."""
+    """Return the options that this agent knows."""
     found = options | {"model": f"poly_agents/{name}", "backbone": options["backbone"][name]} | changes
     if name != "poly":
         found.pop("poly_codes", None)
@@ -62,7 +60,7 @@ def example(context: str, label: str, candidates=None, training=True) -> Message
 
 
 def answer(agent, *messages) -> list[Message]:
-    """Replies to a batch of observations, one clone each, as ParlAI's batch world makes them."""
+    """Reply to a batch of observations, with one clone each, as ParlAI's batch world does."""
     clones = [agent.clone() for _ in messages]
     observed = [clone.observe(message) for clone, message in zip(clones, messages, strict=True)]
     return agent.batch_act(observed)

@@ -10,13 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 WORDS = "hello hi how are you fine thanks what is your name my cat dog blue red one two three four five six".split()
-
-
-# family -> (start, separator, what stands between two texts, segment of the second text, configuration)
 SMALL = {"vocab_size": 41, "hidden_size": 26, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
-
-
-FAMILIES = {
+FAMILIES = {  # family -> (start, separator, tokens between two texts, segment of the second text, configuration)
     "bert": ("[CLS]", "[SEP]", "[SEP]", 1, SMALL | {"max_position_embeddings": 97}),
     "electra": ("[CLS]", "[SEP]", "[SEP]", 1, SMALL | {"embedding_size": 19, "max_position_embeddings": 97}),
     "roberta": ("<s>", "</s>", "</s> </s>", 0, SMALL | {"type_vocab_size": 1, "max_position_embeddings": 99}),
@@ -39,7 +34,7 @@ FAMILIES = {
 
 
 def make_encoder(folder: Path, family: str, **changes) -> str:
-    """Write a tiny random encoder with its tokeniser as a HuggingFace folder."""
+    """Write a tiny random encoder with its tokenizer as a HuggingFace folder."""
     start, separator, between, segment, config = FAMILIES[family]
     pad = "[PAD]" if start == "[CLS]" else "<pad>"
     special = [start, pad, separator, "[UNK]"] if start == "<s>" else [pad, "[UNK]", start, separator]
@@ -76,7 +71,7 @@ SMALL_T5 = {"vocab_size": 41, "d_model": 26, "d_kv": 7, "num_heads": 3, "d_ff": 
 
 
 def make_encoder_decoder(folder: Path, family: str = "t5", tied: bool = True, **changes) -> str:
-    """Write a tiny random encoder-decoder with its tokeniser as a HuggingFace folder."""
+    """Write a tiny random encoder-decoder with its tokenizer as a HuggingFace folder."""
     vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "true", *WORDS, "false"])}
     backend = Backend(WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = Whitespace()

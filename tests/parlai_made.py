@@ -14,7 +14,7 @@ from tests.encoders import WORDS
 
 NAMES = {"bi": "biencoder", "poly": "polyencoder", "cross": "crossencoder"}
 TINY = dict(embedding_size=24, ffn_size=28, n_layers=2, n_heads=4, n_positions=64, text_truncate=17, label_truncate=7)
-# What the published checkpoints were trained with, in small.
+# options of the published checkpoints, with smaller sizes
 PUBLISHED = dict(
     variant="xlm",
     activation="gelu",
@@ -38,7 +38,7 @@ PUBLISHED = dict(
 
 
 def make(agent: str, options: dict, path: str, data: str = "") -> str:
-    """A model file at `path`, with every weight random, as none is at the start."""
+    """Save a model of ParlAI with every weight random, norms and biases too."""
     task = {"task": "poly_agents:jsonl", "jsonl_path": data, "batchsize": 4, "model_file": path}
     given = {"model": f"transformer/{NAMES[agent]}"} | task | {"candidates": "inline"} | TINY | options
     opt = ParlaiParser(True, True).parse_kwargs(**given)
@@ -63,7 +63,7 @@ def build_dictionary(opt) -> None:
 
 
 def files_of(path: str, folder: str) -> dict[str, bytes]:
-    """What an archive of ParlAI's zoo holds of a model."""
+    """Return the files of a model as an archive of ParlAI's zoo holds them."""
     return {f"{folder}{file.name}": file.read_bytes() for file in Path(path).parent.iterdir()}
 
 
@@ -77,7 +77,7 @@ CANDIDATES = [
 
 
 def their_scores(path: str, context: list[str], candidates: list[str]) -> torch.Tensor:
-    """One context, one candidate at a time: ParlAI's own numbers depend on padding with some options."""
+    """Score one context with ParlAI, one candidate at a time, because padding changes its scores with some options."""
     agent = create_agent_from_model_file(path, {"datatype": "valid"})
     agent.model.eval()
     found = []
@@ -96,11 +96,12 @@ def their_scores(path: str, context: list[str], candidates: list[str]) -> torch.
 
 
 def wide(agent: str) -> dict:
-    """Options under which ParlAI's own scores do not depend on padding."""
+    """Return options with which padding does not change ParlAI's scores."""
     return PUBLISHED | {"reduction_type": "first" if agent == "cross" else "mean"}
 
 
 def scores(path: str) -> torch.Tensor:
+    """Score the candidates for one context by a model file."""
     model = poly_agents.load(path, "float32")
     found = {ranked.text: ranked.score for ranked in model.rank("hello\nhow are you", CANDIDATES)}
     return torch.tensor([found[text] for text in CANDIDATES])

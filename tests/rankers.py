@@ -1,4 +1,4 @@
-"""Every ranker of the package, found by walking it, over a tiny encoder."""
+"""Find every ranker of the package, and build it over a tiny encoder."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from poly_agents.text.tokenizer import Tokenizer
 
 
 def all_rankers() -> dict[str, type[Ranker]]:
-    """name -> class, of every ranker in the package: a new file is found by being there."""
+    """Return name -> class of every ranker. A new file in `poly_agents/rankers` is found by itself."""
     return {name: rankers.ranker_class(name) for name in rankers.names()}
 
 
@@ -33,12 +33,14 @@ VARIANTS = {
 
 
 def make_ranker(kind: type[Ranker], source: str, tokenizer: Tokenizer, **options) -> Ranker:
+    """Build an untrained ranker in float32."""
     torch.manual_seed(5)
     options = kind.Options(backbone=source, precision="float32", freeze_embeddings=False, **options)
     return building.start(rankers.agent_of(kind), options, source, tokenizer, "cpu").eval()
 
 
 def cases() -> list:
+    """Return a test case for each ranker and each of its variants."""
     return [
         pytest.param((kind, options), id=f"{name}-{'-'.join(map(str, options.values())) or 'default'}")
         for name, kind in all_rankers().items()

@@ -13,18 +13,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import poly_agents
 from tests.sentence_models import CANDIDATES, CONTEXTS, PLAIN, scores, write
 
-OTHERS = {  # families whose encoders the shared fixture has not
+OTHERS = {  # families without an encoder in the shared fixture
     "xlm-roberta": ("roberta", {}),
     "camembert": ("roberta", {}),
     "deberta-v2": ("bert", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 26}),
 }
-
-
 HEADS = ["bert", "roberta", "mpnet", "electra", "distilbert", "modernbert", *OTHERS]
 
 
 def classifier(folder: Path, family: str, encoders, classes: int = 1, **changes) -> str:
-    """A tiny random cross-encoder, as transformers saves it, with the tokeniser of its family."""
+    """Save a tiny random cross-encoder as transformers does, with the tokenizer of its family."""
     from transformers import AutoConfig
 
     torch.manual_seed(7)

@@ -1,4 +1,4 @@
-"""Encodings of candidates are kept, found again and never out of date."""
+"""Cached encodings of candidates are found again and never out of date."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.agents import AGENTS, CACHING, ROWS, answer, evaluate, example, make,
 
 
 @pytest.mark.parametrize("name", CACHING)
-def test_encodings_are_reused_and_made_again_after_more_training(options, name, pool_file, tmp_path):
+def test_encodings_are_reused_until_more_training_replaces_them(options, name, pool_file, tmp_path):
     given = settings(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed")
     TrainModel.main(**given, max_train_steps=2, learningrate=0.01)
     make(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed", datatype="valid")
@@ -27,15 +27,15 @@ def test_encodings_are_reused_and_made_again_after_more_training(options, name, 
     TrainModel.main(**given, max_train_steps=4, learningrate=0.01)
     agent = make(options, name, fixed_candidates_path=pool_file, eval_candidates="fixed", datatype="valid")
     assert cache.read_bytes() != first
-    kept, contexts = agent.candidate_source.search, pad([[5, 6, 7], [9]])
-    fresh = agent.ranker_module.encode_ids([agent.dict.words.ids(text) for text in kept.store.texts])
+    search, contexts = agent.candidate_source.search, pad([[5, 6, 7], [9]])
+    fresh = agent.ranker_module.encode_ids([agent.dict.words.ids(text) for text in search.store.texts])
     scores = agent.ranker_module.score_ids([[5, 6, 7], [9]], fresh)
-    torch.testing.assert_close(kept.scores(agent.ranker_module, contexts), scores, atol=1e-5, rtol=1e-5)
-    best = kept.best(agent.ranker_module, contexts, 5)
+    torch.testing.assert_close(search.scores(agent.ranker_module, contexts), scores, atol=1e-5, rtol=1e-5)
+    best = search.best(agent.ranker_module, contexts, 5)
     torch.testing.assert_close(best.scores, scores.sort(descending=True).values[:, :5], atol=1e-5, rtol=1e-5)
 
 
-def test_a_damaged_store_is_mended(trained, data, pool_file):
+def test_a_damaged_store_is_rebuilt(trained, data, pool_file):
     given = {"eval_candidates": "fixed", "fixed_candidates_path": pool_file}
     first = evaluate(trained["bi"], data, **given)
     (path,) = Path(f"{trained['bi']}.pool.store").glob("*.safetensors")
@@ -49,10 +49,10 @@ def test_a_chat_searches_the_store(trained, pool_file, how, tmp_path):
     more = {"fixed_candidates_path": pool_file, "eval_candidates": "fixed", "interactive_mode": True}
     more |= {"search": how, "datatype": "valid"}
     agent = create_agent_from_model_file(trained["poly"], more)
-    kept = agent.candidate_source.search.scores(agent.ranker_module, pad([agent.dict.words.ids("hello how")]))[0]
+    scores = agent.candidate_source.search.scores(agent.ranker_module, pad([agent.dict.words.ids("hello how")]))[0]
     reply = answer(agent, {"text": "hello how", "episode_done": False})[0]
-    assert reply["text"] == agent.candidate_source.search.store.texts[int(kept.argmax())]
-    assert reply["candidate_scores"] == pytest.approx(kept.sort(descending=True).values.tolist(), abs=1e-5)
+    assert reply["text"] == agent.candidate_source.search.store.texts[int(scores.argmax())]
+    assert reply["candidate_scores"] == pytest.approx(scores.sort(descending=True).values.tolist(), abs=1e-5)
 
 
 def test_a_store_is_given_in_the_place_of_a_file(trained, data, pool_file, tmp_path):
@@ -144,6 +144,6 @@ def test_encodings_in_memory_are_bounded_and_the_same(trained, name):
                 held.encode(ranker, texts[start : start + 7]),
                 ranker.encode_ids(texts[start : start + 7]),
             )
-            scores = [ranker.score_ids(texts[:3], kept) for kept in (found, fresh)]
+            scores = [ranker.score_ids(texts[:3], encoded) for encoded in (found, fresh)]
             torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-5)
             assert held.bytes == sum(map(nbytes, held.rows.values())) <= held.limit

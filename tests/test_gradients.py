@@ -1,4 +1,4 @@
-"""Losses and gradients: of slices and of several processes, each against the plain way."""
+"""Losses, and the gradients of slices and of several processes, against those of the whole batch."""
 
 import math
 import multiprocessing
@@ -23,12 +23,10 @@ from tests.agents import settings, text, train_reports
 from tests.rankers import all_rankers, make_ranker
 
 LENGTHS = 7, 2, 13, 5, 3, 8, 1  # contexts
-
-
 RESPONSES = 3, 11, 1, 6, 2, 4, 9  # lengths of their responses
 
 
-def test_kl_is_zero_for_equal_lists_and_torch_s_otherwise():
+def test_kl_is_zero_for_equal_scores_and_otherwise_that_of_torch():
     torch.manual_seed(1)
     scores, teacher = torch.randn(3, 5) * 3, torch.randn(3, 5) * 3
     assert_close(losses.kl(teacher + 7, teacher, 2.0), torch.zeros(3), atol=1e-6, rtol=0)
@@ -43,19 +41,19 @@ def test_kl_is_zero_for_equal_lists_and_torch_s_otherwise():
 def test_absent_candidates_count_for_nothing(loss):
     scores = torch.tensor([[1.0, 2.0, -torch.inf, 5.0]], requires_grad=True)
     teacher = torch.tensor([[3.0, 1.0, 0.0, 2.0]])
-    kept = torch.tensor([0, 1, 3])
+    present = torch.tensor([0, 1, 3])
     found = loss(scores, teacher)
-    assert_close(found, loss(scores[:, kept], teacher[:, kept]))
+    assert_close(found, loss(scores[:, present], teacher[:, present]))
     found.sum().backward()
     assert scores.grad.isfinite().all()
 
 
 def plain(ranker, contexts, candidates, index, labels):
-    """The loss of the whole batch in one graph."""
+    """Compute loss and gradients of the whole batch in one graph."""
     ranker.zero_grad()
-    learnt = ranker.training_loss(contexts, ranker.encode(candidates), index, labels)
-    learnt.loss.mean().backward()
-    return learnt.loss.detach(), gradients(ranker)
+    learned = ranker.training_loss(contexts, ranker.encode(candidates), index, labels)
+    learned.loss.mean().backward()
+    return learned.loss.detach(), gradients(ranker)
 
 
 def gradients(ranker) -> dict:
@@ -63,9 +61,9 @@ def gradients(ranker) -> dict:
 
 
 def objective(ranker, contexts, index, labels):
-    def rows_of(rows, kept):
+    def rows_of(rows, encoded):
         own = Tokens(*(part[rows] for part in contexts))
-        return ranker.training_loss(own, kept, None if index is None else index[rows], labels[rows])
+        return ranker.training_loss(own, encoded, None if index is None else index[rows], labels[rows])
 
     return rows_of
 
@@ -109,9 +107,9 @@ def test_slices_drop_the_same_states_both_times(tiny, tokenizer, texts):
     sliced = gradients(ranker)
     torch.manual_seed(8)
     ranker.zero_grad()
-    kept = [ranker.encode(Tokens(*part)) for part in zip(*(part.split(3) for part in candidates), strict=True)]
+    encoded = [ranker.encode(Tokens(*part)) for part in zip(*(part.split(3) for part in candidates), strict=True)]
     rows = objective(ranker, contexts, index, labels)
-    parts = [rows(slice(start, start + 3), torch.cat(kept)).loss for start in (0, 3, 6)]
+    parts = [rows(slice(start, start + 3), torch.cat(encoded)).loss for start in (0, 3, 6)]
     torch.cat(parts).mean().backward()
     assert_same(sliced, gradients(ranker))
 
@@ -131,9 +129,9 @@ def train_half(rank: int, port: int, folder: Path, model_folder: str) -> None:
             rows = objective(ranker, contexts, None, saved["labels"][half])
             for size in (0, 2):
                 ranker.zero_grad()
-                learnt = training.backward(ranker, candidates, 4, rows, size)
+                learned = training.backward(ranker, candidates, 4, rows, size)
                 processes.average_gradients(ranker.parameters())
-                found[f"{kind} {size}"] = {"loss": learnt.loss, "gradients": gradients(ranker)}
+                found[f"{kind} {size}"] = {"loss": learned.loss, "gradients": gradients(ranker)}
     torch.save(found, folder / f"rank{rank}")
 
 

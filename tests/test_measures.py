@@ -61,7 +61,7 @@ def random_batch(seed: int, kind: str):
 @pytest.mark.parametrize("kind", ["random", "tied"])
 @pytest.mark.parametrize("seed", range(5))
 def test_measures_are_those_of_trec_eval(kind, seed):
-    """Of tied scores it is told the order in which the less relevant come first, by a small step for every grade."""
+    """Small steps in the scores tell trec_eval to put the less relevant first among ties."""
     scores, grades, mask = random_batch(seed, kind)
     nudged = scores - 1e-3 * grades * (kind == "tied")  # trec_eval computes in float32
     judged, run = {}, {}

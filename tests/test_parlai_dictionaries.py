@@ -27,8 +27,6 @@ ODD = [
     ),
     "3.14,5;6:7!8? @@ @@@ </w> lo</w> __newln__",
 ]
-
-
 DICTIONARIES = [
     ("re", {}),
     ("re", {"dict_lower": True, "dict_maxtokens": 500}),

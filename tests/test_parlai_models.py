@@ -38,14 +38,8 @@ VARIANTS = [
     ("cross", {"variant": "prelayernorm", "reduction_type": "max"}),
     ("cross", PUBLISHED | {"reduction_type": "first"}),
 ]
-
-
 PERSONS = next(number for number, (_, options) in enumerate(VARIANTS) if "person_tokens" in options)
-
-
 IDS = [f"{number}-{agent}" for number, (agent, _) in enumerate(VARIANTS)]
-
-
 CONTEXTS = [
     ["hello"],
     ["hello , how are you ?", "fine thanks", "what is your name"],
@@ -84,9 +78,9 @@ def test_metrics_are_those_of_parlai(made_by_parlai, data, agent, options):
 
 
 @pytest.fixture(scope="session")
-def learnt(data, tmp_path_factory) -> str:
+def trained_there(data, tmp_path_factory) -> str:
     """A poly-encoder that ParlAI has trained for some steps: its file also holds an optimiser and a scheduler."""
-    path = str(tmp_path_factory.mktemp("learnt") / "model")
+    path = str(tmp_path_factory.mktemp("trained_there") / "model")
     task = {"task": "poly_agents:jsonl", "jsonl_path": data, "batchsize": 4, "model_file": path}
     steps = {"max_train_steps": 6, "learningrate": 1e-2, "validation_every_n_secs": 0.01, "validation_max_exs": 4}
     options = TINY | wide("poly") | {"candidates": "batch", "eval_candidates": "inline"}
@@ -94,11 +88,16 @@ def learnt(data, tmp_path_factory) -> str:
     return path
 
 
-def test_a_model_that_parlai_trained_evaluates_the_same(learnt, data):
-    expected = evaluate(learnt, data, eval_candidates="inline")
-    found = evaluate(learnt, data, eval_candidates="inline", model="poly_agents/poly", precision="float32")
+def test_a_model_that_parlai_trained_evaluates_the_same(trained_there, data):
+    expected = evaluate(trained_there, data, eval_candidates="inline")
+    found = evaluate(trained_there, data, eval_candidates="inline", model="poly_agents/poly", precision="float32")
     assert float(found["mrr"]) == pytest.approx(float(expected["mrr"]))
-    assert_close(scores(learnt), their_scores(learnt, ["hello", "how are you"], CANDIDATES), atol=1e-5, rtol=1e-4)
+    assert_close(
+        scores(trained_there),
+        their_scores(trained_there, ["hello", "how are you"], CANDIDATES),
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("agent", NAMES)

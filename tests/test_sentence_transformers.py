@@ -36,7 +36,7 @@ def test_bi_takes_over_pooling_and_similarity(tiny, tmp_path, pooling, by):
 
 @torch.no_grad()
 @pytest.mark.parametrize("activation", [torch.nn.Tanh(), torch.nn.Identity()])
-def test_bi_takes_over_dense_layer_normalisation_and_prompts(tiny, tmp_path, activation):
+def test_bi_takes_over_dense_layer_normalization_and_prompts(tiny, tmp_path, activation):
     dense = Dense(26, 11, bias=activation._get_name() == "Tanh", activation_function=activation)
     model, folder = write(tmp_path, tiny, dense, Normalize(), similarity_fn_name="dot", prompts=PROMPTS)
     ours = poly_agents.start("bi", backbone=folder, **PLAIN)
@@ -135,7 +135,7 @@ def test_a_folder_whose_settings_cannot_be_followed_is_refused(tiny, tmp_path):
         poly_agents.start("bi", backbone=folder, **PLAIN)
 
 
-def test_lowercasing_that_the_tokeniser_does_anyway_is_no_obstacle(tmp_path):
+def test_lowercasing_that_the_tokenizer_does_anyway_is_no_obstacle(tmp_path):
     shutil.copytree(zoo.backbone("minilm"), tmp_path / "model")
     (tmp_path / "model" / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": true}')
     assert poly_agents.start("bi", backbone=str(tmp_path / "model"), **PLAIN).ranker.options.reduction == "mean"
