@@ -4,14 +4,14 @@
 
 `--jsonl-path` (or `--data-files`) is a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, or one file, which
 then serves as every split. If examples have no `candidates`, evaluation draws 19 others from the same file for each,
-always the same ones. For that it holds the examples in memory, with `:stream` too.
+always the same ones, or all there are if it has fewer. For that it holds the examples in memory, with `:stream` too.
 """
 
 import copy
 from collections.abc import Iterator
 from pathlib import Path
 
-from poly_agents.agents.teachers.examples import CANDIDATES, Example, draw_candidates
+from poly_agents.agents.teachers.examples import CANDIDATES, Example, draw_candidates, normalized
 from poly_agents.agents.teachers.reading import json_object
 from poly_agents.agents.teachers.response import ResponseTeacher, logging, warn_once
 
@@ -31,8 +31,16 @@ class JsonlTeacher(ResponseTeacher):
     def read(self, split):
         if split == "train" or all(example.candidates for example in copy.copy(self).examples_of(split)):
             return self.examples_of(split)
-        logging.info(f"drawing {CANDIDATES} candidates for each {split} example")
-        return draw_candidates(list(self.examples_of(split)), f"jsonl:{split}")
+        examples = list(self.examples_of(split))
+        count = min(CANDIDATES, len({normalized(example.response) for example in examples}))
+        if count < 2:
+            raise ValueError(f"{self.file(split)} has one response alone, so there is nothing to rank; add examples")
+        logging.info(f"drawing {count} candidates for each {split} example")
+        if count < CANDIDATES:
+            warn_once(
+                f"{self.file(split)} has only {count} different responses: hits@k are of {count}, not {CANDIDATES}"
+            )
+        return draw_candidates(examples, f"jsonl:{split}", count)
 
     def examples_of(self, split: str) -> Iterator[Example]:
         """Read the lines of a split."""

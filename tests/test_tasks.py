@@ -116,6 +116,32 @@ def test_too_few_responses_to_draw_from_are_refused():
         draw_candidates([Example(["hi"], "Yes!"), Example(["hi"], "yes"), Example(["hi"], "no")], "seed")
 
 
+@pytest.mark.parametrize(("responses", "count"), [("abc", 3), ("aAbc", 3), ("abcdefghijklmnopqrstuvwxyz", 20)])
+def test_few_examples_of_one_s_own_are_ranked_among_all_there_are(tmp_path, responses, count):
+    rows = [{"context": ["hi"], "response": letter} for letter in responses]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {
+        "task": "poly_agents:jsonl",
+        "datatype": "valid",
+        "batchsize": 1,
+        "jsonl_path": str(tmp_path / "all.jsonl"),
+    }
+    for example in JsonlTeacher(Opt(given)).examples:
+        assert len(set(example.candidates)) == count and example.response in example.candidates
+
+
+def test_a_single_response_is_nothing_to_rank(tmp_path):
+    (tmp_path / "all.jsonl").write_text('{"context": ["hi"], "response": "a"}\n' * 5)
+    given = {
+        "task": "poly_agents:jsonl",
+        "datatype": "valid",
+        "batchsize": 1,
+        "jsonl_path": str(tmp_path / "all.jsonl"),
+    }
+    with pytest.raises(ValueError, match="one response alone, so there is nothing to rank"):
+        JsonlTeacher(Opt(given))
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
