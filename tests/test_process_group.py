@@ -113,8 +113,8 @@ def leave_a_model(rank: int, port: str) -> None:
 def test_a_model_may_outlive_its_process_group(tmp_path):
     """In a process of its own: one that hangs there holds Python's lock, and no time limit of pytest would end it."""
     code = (
-        "import gc, sys; from poly_agents.process_group import call; from tests.test_process_group import leave_a_model;"
-        "gc.freeze(); [call(leave_a_model, 0, sys.argv[1] + str(number)) for number in range(100)]"
+        "import gc, sys; from tests.test_process_group import leave_a_model, process_group;"
+        "gc.freeze(); [process_group.call(leave_a_model, 0, sys.argv[1] + str(number)) for number in range(100)]"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "file")]
     subprocess.run(line, cwd=Path(__file__).parents[1], check=True, timeout=100)
