@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from poly_agents.errors import InputError
+
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None, fallback: Any = None) -> Any:
     """Declare a field of an `Options` class, which is also a flag of the command line.
@@ -38,9 +40,9 @@ class Options:
         for field in dataclasses.fields(self):
             choices, value = field.metadata["choices"], getattr(self, field.name)
             if choices and value not in choices and not (value is None and is_open(field)):
-                raise ValueError(f"{flag(field.name)} must be one of {', '.join(choices)}, got {value!r}")
+                raise InputError(f"{flag(field.name)} must be one of {', '.join(choices)}, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{flag(field.name)} must be a finite number, got {value}")
+                raise InputError(f"{flag(field.name)} must be a finite number, got {value}")
 
     @classmethod
     def add_to(cls, parser) -> None:
@@ -96,7 +98,7 @@ def at_least(options: Options, name: str, minimum: float) -> None:
     """Raise ValueError if an option is smaller than `minimum`. An open option passes."""
     value = getattr(options, name)
     if value is not None and value < minimum:
-        raise ValueError(f"{flag(name)} must be at least {minimum}, got {value}")
+        raise InputError(f"{flag(name)} must be at least {minimum}, got {value}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:

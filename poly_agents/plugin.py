@@ -13,6 +13,7 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
 from poly_agents import patches
+from poly_agents.errors import InputError
 
 AGENTS = "parlai.agents.poly_agents."
 CHECKPOINTS = "parlai.zoo.poly_agents."
@@ -45,11 +46,11 @@ class CheckpointLoader:
     def exec_module(self, module):
         def download(datapath):
             from poly_agents import zoo
-            from poly_agents.files.download import DownloadError
+            from poly_agents.errors import DownloadError
 
             name = module.__name__.removeprefix(CHECKPOINTS)
             if name == "build":  # ParlAI makes this name of an address with two parts
-                raise ValueError("a checkpoint is given as zoo:poly_agents/NAME/model; `parlai poly_zoo` lists them")
+                raise InputError("a checkpoint is given as zoo:poly_agents/NAME/model; `parlai poly_zoo` lists them")
             if name.startswith("hub."):
                 name = name.replace(".", "/", 2)  # the name of a repository may have further dots
             try:

@@ -30,6 +30,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from poly_agents.errors import InputError
+
 HOST = "localhost"
 TIMEOUT = "POLY_AGENTS_TIMEOUT"  # environment variable, in seconds
 HOURS = 2  # without it; one process may mine negatives or write a model for long while the others wait
@@ -49,7 +51,7 @@ def timeout() -> timedelta:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{TIMEOUT} must be a positive number of seconds, got {given!r}")
+        raise InputError(f"{TIMEOUT} must be a positive number of seconds, got {given!r}")
     return timedelta(seconds=seconds)
 
 
@@ -98,7 +100,7 @@ def launch(run: Callable[..., Any], world_size: int, port: int | None = None) ->
         Exception: what `run` raised in this process.
     """
     if world_size < 1:
-        raise ValueError(f"--distributed-world-size must be at least 1, got {world_size}")
+        raise InputError(f"--distributed-world-size must be at least 1, got {world_size}")
     threads = torch.get_num_threads()
     share = threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // world_size)
     os.environ[CLIENTS_ONLY] = "True"

@@ -36,6 +36,7 @@ from typing import Any
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.reading import columns, json_object, rows
 from poly_agents.agents.teachers.response import ResponseTeacher, logging, variant
+from poly_agents.errors import InputError
 from poly_agents.evaluation.submissions import Ranking, trec
 from poly_agents.files import atomic
 from poly_agents.files.download import Download
@@ -84,7 +85,7 @@ class BeirTeacher(ResponseTeacher):
     def __init__(self, opt, shared=None):
         name = variant(opt["task"])
         if name == "cqadupstack":
-            raise ValueError(
+            raise InputError(
                 f"cqadupstack is twelve data sets: -t poly_agents:beir:{name}:PART, PART being one of "
                 f"{', '.join(CQADUPSTACK)}"
             )
@@ -129,7 +130,7 @@ class BeirTeacher(ResponseTeacher):
             return {}
         path, top = Path(self.opt["beir_run"]), self.positive("beir_top", TOP)
         if not path.is_file():
-            raise ValueError(f"--beir-run: there is no file {path}")
+            raise InputError(f"--beir-run: there is no file {path}")
         found: dict[str, list[tuple[str, float]]] = {}
         parse = parse_json_run if ".jsonl" in path.suffixes else parse_trec_run
         for query, documents in self.rows(path, parse):
@@ -146,7 +147,7 @@ def read_object(line: str) -> dict[str, Any]:
     """Parse a document or a query. Raises ValueError if its id or its text is no text."""
     row = json_object(line)
     if not isinstance(row["_id"], str) or not isinstance(row["text"], str):
-        raise ValueError("_id and text must be texts")
+        raise InputError("_id and text must be texts")
     return row
 
 
@@ -175,7 +176,7 @@ def parse_trec_run(line: str) -> tuple[str, list[tuple[str, float]]]:
     """Parse a line of a TREC run: query, Q0, document, rank, score, tag."""
     fields = line.split()
     if len(fields) != 6:
-        raise ValueError(f"a line of a TREC run has 6 columns, got {len(fields)}")
+        raise InputError(f"a line of a TREC run has 6 columns, got {len(fields)}")
     return fields[0], [(fields[2], float(fields[4]))]
 
 
@@ -183,7 +184,7 @@ def parse_json_run(line: str) -> tuple[str, list[tuple[str, float]]]:
     """Parse a JSON line with the documents of a query, best first."""
     row = json_object(line)
     if not isinstance(row["documents"], list):
-        raise ValueError("documents must be a list of ids")
+        raise InputError("documents must be a list of ids")
     return row["query_id"], [(str(document), -float(place)) for place, document in enumerate(row["documents"])]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from poly_agents.agents.teachers.examples import Example, draw_candidates, replies
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import MissingPackageError
 
 SEED = "chitchat-1"  # another seed makes another data set
 CHAT_CANDIDATES = 5000
@@ -29,7 +30,7 @@ def conversations() -> list[list[str]]:
     """
     spec = importlib.util.find_spec("chitchat_dataset")
     if spec is None or spec.origin is None:
-        raise ImportError("the task chitchat reads the package chitchat-dataset: pip install 'poly_agents[embedded]'")
+        raise MissingPackageError("the task chitchat needs chitchat-dataset: pip install 'poly_agents[embedded]'")
     data = json.loads(Path(spec.origin).with_name("dataset.json").read_text(encoding="utf-8"))
     return [[*_turns(data[name]["messages"])] for name in sorted(data)]
 

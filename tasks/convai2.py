@@ -19,6 +19,7 @@ from pathlib import Path
 
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.response import ResponseTeacher, normalize_reply, variant
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 
 PERSONAS = {  # variant -> its part of the file's name
@@ -46,7 +47,7 @@ class Convai2Teacher(ResponseTeacher):
 
     def read(self, split):
         if split == "test":
-            raise ValueError("convai2's test set is hidden, so nobody outside can be measured on it; use -dt valid")
+            raise InputError("convai2's test set is hidden, so nobody outside can be measured on it; use -dt valid")
         name = variant(self.opt["task"], variants())
         is_normalized, persona, ending = parts(name)
         path = self.path(f"{split}_{PERSONAS[persona]}{ending}.txt")
@@ -95,11 +96,11 @@ def fields(line: str) -> tuple[int, str, str, list[str]]:
     """Split a line into its number, turn, reply and candidates; the last three are empty if the line lacks them."""
     number, _, text = line.strip().replace("\\n", "\n").partition(" ")
     if not number.isdecimal():
-        raise ValueError(f"a line begins with its number in the conversation, got {line[:20]!r}")
+        raise InputError(f"a line begins with its number in the conversation, got {line[:20]!r}")
     turn, reply, _, candidates = [*(part.strip() for part in text.split("\t")), "", "", ""][:4]
     found = candidates.split("|") if candidates else []
     if found and reply not in found:
-        raise ValueError("the reply is not among the candidates")
+        raise InputError("the reply is not among the candidates")
     return int(number), turn, reply, found
 
 

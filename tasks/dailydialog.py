@@ -28,6 +28,7 @@ from pathlib import Path
 from poly_agents.agents.teachers.examples import draw_candidates, replies
 from poly_agents.agents.teachers.reading import json_object
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 from poly_agents.files.lines import bounded
 
@@ -104,7 +105,7 @@ def parse(line: str) -> list[str]:
     """
     *turns, rest = line.split(END)
     if rest.strip() or not turns:
-        raise ValueError(f"a dialogue ends in {END}")
+        raise InputError(f"a dialogue ends in {END}")
     return clean(turns)
 
 

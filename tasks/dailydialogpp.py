@@ -22,6 +22,7 @@ from typing import NamedTuple
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.reading import json_object
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 
 SITE = "https://iitmnlp.github.io/DailyDialog-plusplus/dataset"
@@ -78,7 +79,7 @@ def parse(line: str, kinds: tuple[str, ...]) -> Row:
     wrong = [text for kind in kinds for text in texts(row[f"{kind}_negative_responses"])]
     context = texts(row["context"])
     if not context or not right:
-        raise ValueError("a context and positive_responses are expected")
+        raise InputError("a context and positive_responses are expected")
     return Row(context, right, wrong)
 
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from poly_agents.agents.teachers.examples import Example, draw_candidates
 from poly_agents.agents.teachers.reading import BAD_ROW, open_text
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 
 NONE = "none of these"  # the candidate that is right if no other one is
@@ -85,7 +86,7 @@ class Answers:
                 elif candidate in known:
                     right[known[candidate]] = candidate
                 else:
-                    raise ValueError(f"the right answer {candidate!r} is not among the candidates")
+                    raise InputError(f"the right answer {candidate!r} is not among the candidates")
         return right
 
 
@@ -166,7 +167,7 @@ class Dstc7Teacher(ResponseTeacher):
                 example = self.example(row, right)
                 earlier = [*earlier_answers(row)] if augmented else []
                 if pool and example.response not in pool:
-                    raise ValueError("the right answer is not in the pool")
+                    raise InputError("the right answer is not in the pool")
                 found = shared if pool else self.candidates(row, right, number)
             except BAD_ROW as error:
                 self.bad(f"{path}: example {number + 1}", error)
@@ -184,7 +185,7 @@ class Dstc7Teacher(ResponseTeacher):
     def example(self, row: dict, right: Utterances) -> Example:
         """Make an example without candidates. Raises ValueError if nothing is right but something has to be."""
         if not right and not self.source.none:
-            raise ValueError("there is no right answer")
+            raise InputError("there is no right answer")
         response, *others = right or [NONE]
         return Example(context(row), response, None, others, id=row["example-id"])
 
@@ -259,7 +260,7 @@ def split_row(line: str, least: int) -> list[str]:
     """Split a line at its tabs into at least so many columns."""
     parts = line.split("\t")
     if len(parts) < least:
-        raise ValueError(f"at least {least} columns separated by tabs, got {len(parts)}")
+        raise InputError(f"at least {least} columns separated by tabs, got {len(parts)}")
     return parts
 
 
@@ -269,7 +270,7 @@ def objects(path: Path) -> Iterator[dict]:
     with open_text(path) as file:
         text, place, count = file.read(CHUNK), 0, 0
         if not text.lstrip().startswith("["):
-            raise ValueError(f"{path}: a JSON list is expected")
+            raise InputError(f"{path}: a JSON list is expected")
         place = text.index("[") + 1
         while not text.startswith("]", place := BETWEEN.match(text, place).end()):
             try:
@@ -277,7 +278,7 @@ def objects(path: Path) -> Iterator[dict]:
             except json.JSONDecodeError as error:
                 more = file.read(CHUNK)
                 if not more or len(text) - place > LARGEST:
-                    raise ValueError(f"{path}: after {count} examples: {error}") from error
+                    raise InputError(f"{path}: after {count} examples: {error}") from error
                 text, place = text[place:] + more, 0
                 continue
             count += 1

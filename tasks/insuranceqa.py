@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.reading import columns, json_object
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 
 POOLS = (100, 500, 1000, 1500)
 
@@ -95,7 +96,7 @@ def parse_answer(line: str) -> tuple[str, str]:
     """Parse an answer: its id and its text."""
     row = json_object(line)
     if not isinstance(row["text"], str) or not row["text"].strip():
-        raise ValueError("text must be a text that is not empty")
+        raise InputError("text must be a text that is not empty")
     return row["id"], row["text"]
 
 
@@ -104,9 +105,9 @@ def parse(line: str, answers: dict[str, str], seed: str) -> Example:
     row = json_object(line)
     right, wrong = row["answers"], row["negatives"]
     if not right:
-        raise ValueError("answers must not be empty")
+        raise InputError("answers must not be empty")
     if unknown := [number for number in (*right, *wrong) if number not in answers]:
-        raise ValueError(f"there is no answer {unknown[0]!r}")
+        raise InputError(f"there is no answer {unknown[0]!r}")
     pool = [*right, *wrong]
     random.Random(f"insuranceqa:{seed}:{row['question']}").shuffle(pool)
     texts = [answers[number] for number in right]

@@ -14,6 +14,7 @@ from pathlib import Path
 from poly_agents.agents.teachers.examples import CANDIDATES, Example, draw_candidates, normalized
 from poly_agents.agents.teachers.reading import json_object
 from poly_agents.agents.teachers.response import ResponseTeacher, logging, warn_once
+from poly_agents.errors import InputError
 
 KEYS = ("context", "response", "candidates")
 
@@ -34,7 +35,7 @@ class JsonlTeacher(ResponseTeacher):
         examples = list(self.examples_of(split))
         count = min(CANDIDATES, len({normalized(example.response) for example in examples}))
         if count < 2:
-            raise ValueError(f"{self.file(split)} has one response alone, so there is nothing to rank; add examples")
+            raise InputError(f"{self.file(split)} has one response alone, so there is nothing to rank; add examples")
         logging.info(f"drawing {count} candidates for each {split} example")
         if count < CANDIDATES:
             warn_once(
@@ -55,7 +56,7 @@ class JsonlTeacher(ResponseTeacher):
         """Find the file of a split."""
         given = self.opt.get("jsonl_path") or self.opt.get("data_files")
         if not given:
-            raise ValueError("-t poly_agents:jsonl needs --jsonl-path, a file or a folder")
+            raise InputError("-t poly_agents:jsonl needs --jsonl-path, a file or a folder")
         path = Path(given)
         if path.is_file():
             if split != "train":
@@ -64,7 +65,7 @@ class JsonlTeacher(ResponseTeacher):
         for file in (path / f"{split}.jsonl", path / f"{split}.jsonl.gz"):
             if file.is_file():
                 return file
-        raise ValueError(f"--jsonl-path {path}: there is no file {path / f'{split}.jsonl'}")
+        raise InputError(f"--jsonl-path {path}: there is no file {path / f'{split}.jsonl'}")
 
 
 def parse(line: str) -> Example:
@@ -75,16 +76,16 @@ def parse(line: str) -> Example:
     """
     row = json_object(line)
     if unknown := row.keys() - set(KEYS):
-        raise ValueError(f"unknown keys {sorted(unknown)}; allowed are {', '.join(KEYS)}")
+        raise InputError(f"unknown keys {sorted(unknown)}; allowed are {', '.join(KEYS)}")
     context, response, candidates = (row.get(key) for key in KEYS)
     if not is_texts(context):
-        raise ValueError("context must be a list of texts, oldest turn first")
+        raise InputError("context must be a list of texts, oldest turn first")
     if not isinstance(response, str) or not response.strip():
-        raise ValueError("response must be a text that is not empty")
+        raise InputError("response must be a text that is not empty")
     if candidates is not None and not (is_texts(candidates) and candidates):
-        raise ValueError("candidates must be a list of texts, or be left out")
+        raise InputError("candidates must be a list of texts, or be left out")
     if candidates is not None and response.strip() not in {text.strip() for text in candidates}:
-        raise ValueError("the response is not among the candidates")
+        raise InputError("the response is not among the candidates")
     return Example(context, response, candidates)
 
 

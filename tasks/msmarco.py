@@ -26,6 +26,7 @@ from typing import NamedTuple
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.reading import columns
 from poly_agents.agents.teachers.response import ResponseTeacher, logging
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 
 SITE = "https://msmarco.z22.web.core.windows.net/msmarcoranking"
@@ -121,7 +122,7 @@ def fields(line: str, count: int) -> list[str]:
     """Split a line at its tabs into columns, none of them empty."""
     found = columns(line, count)
     if not all(field.strip() for field in found):
-        raise ValueError("a column is empty")
+        raise InputError("a column is empty")
     return found
 
 

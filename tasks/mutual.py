@@ -22,6 +22,7 @@ from pathlib import Path
 
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
+from poly_agents.errors import InputError
 
 LETTERS = ("A", "B", "C", "D")
 NUMBERED = re.compile(r"\D*(\d+)")
@@ -57,6 +58,6 @@ def parse(line: str, hidden: bool) -> Example:
     row = json.loads(line)
     options, answer = [option.strip() for option in row["options"]], row["answers"].strip()
     if len(options) != 4 or (answer not in LETTERS and not (hidden and not answer)):
-        raise ValueError(f"4 options and an answer A to D are expected, got {len(options)} and {answer!r}")
+        raise InputError(f"4 options and an answer A to D are expected, got {len(options)} and {answer!r}")
     response = options[LETTERS.index(answer)] if answer else None
     return Example(TURN.split(row["article"].strip()), response, options, id=row["id"], candidate_ids=LETTERS)

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from poly_agents.agents.teachers.examples import Example, draw_candidates
 from poly_agents.agents.teachers.reading import BAD_ROW, open_binary
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 from poly_agents.files.lines import bounded
 
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
@@ -93,7 +94,7 @@ class RedditTeacher(ResponseTeacher):
         path = Path(self.opt.get("data_files") or "")
         found = [path] if path.is_file() else sorted(path.glob("RC_*"))
         if not self.opt.get("data_files") or not found:
-            raise ValueError(f"--data-files {path}: there is no RC_* in it; {self.WHERE}")
+            raise InputError(f"--data-files {path}: there is no RC_* in it; {self.WHERE}")
         return found
 
     def comments(self, path: Path) -> Iterator[Comment]:

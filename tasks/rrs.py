@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.response import variant
+from poly_agents.errors import InputError
 from poly_agents.tasks.tabs import TabsTeacher
 
 JUDGES = ("brandenwang", "lt", "lt2")
@@ -44,7 +45,7 @@ class RrsTeacher(TabsTeacher):
             yield from super().read(split)
             return
         if split != "test":
-            raise ValueError("rrs:graded is a test set alone; use -dt test, or the task rrs")
+            raise InputError("rrs:graded is a test set alone; use -dt test, or the task rrs")
         self.sizes, self.labels = {"test": GRADED}, "0123456789"
         for judge in JUDGES:
             yield from self.graded(judge)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 
 LABELS = ("entailment", "contradiction", "neutral")
@@ -45,6 +46,6 @@ def parse(line: str) -> Example | None:
     if label == "-":
         return None
     if label not in LABELS:
-        raise ValueError(f"gold_label is one of {', '.join(LABELS)} or -, got {label!r}")
+        raise InputError(f"gold_label is one of {', '.join(LABELS)} or -, got {label!r}")
     premise, hypothesis = (text.strip("\n").strip("\t") for text in (premise, hypothesis))
     return Example([f"Premise: {premise}", f"Hypothesis: {hypothesis}"], label, LABELS)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.response import ResponseTeacher, logging
+from poly_agents.errors import InputError
 
 CHINESE = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
 BESIDE_CHINESE = re.compile(rf"(?<=[{CHINESE}])\s+|\s+(?=[{CHINESE}])")
@@ -97,11 +98,11 @@ class TabsTeacher(ResponseTeacher):
         """Parse a line. Raises ValueError for a wrong label, or if the context or the candidate is empty."""
         label, *texts = line.split("\t")
         if label not in self.labels:
-            raise ValueError(f"a line begins with {self.labels[0]} or {self.labels[-1]}, got {label[:20]!r}")
+            raise InputError(f"a line begins with {self.labels[0]} or {self.labels[-1]}, got {label[:20]!r}")
         *context, candidate = map(unsegment if self.segmented else str.strip, texts or [""])
         context = [turn for turn in context if turn]
         if not context or not candidate:
-            raise ValueError("a label, a context and a candidate are expected, separated by tabs")
+            raise InputError("a label, a context and a candidate are expected, separated by tabs")
         return Row(int(label), context, candidate)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 from poly_agents.tasks.wikiqa import Answer, examples, is_right
 
@@ -51,10 +52,10 @@ def parse(line: str) -> Answer | None:
     try:
         (fields,) = csv.reader([line], strict=True)
     except csv.Error as error:
-        raise ValueError(f"not a row of a CSV file: {error}") from error
+        raise InputError(f"not a row of a CSV file: {error}") from error
     if fields == COLUMNS:
         return None
     if len(fields) != len(COLUMNS):
-        raise ValueError(f"a row has the columns {', '.join(COLUMNS)}; got {len(fields)}")
+        raise InputError(f"a row has the columns {', '.join(COLUMNS)}; got {len(fields)}")
     question, label, text = fields
     return Answer(question, question, text, is_right(label))

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from poly_agents.agents.teachers.examples import Example, draw_candidates
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 
 TURNS = 8
 ADDRESSED = re.compile(r"[\s@]*([^\s:,;>]+)(\s*[:,;>]+\s*|\s+-+\s+|\s+)")
@@ -95,7 +96,7 @@ def parse(line: str) -> Reply:
     context = [(str(nick), str(text)) for nick, text in row["context"]]
     nick, text = row["response"]
     if not context or not str(text).strip():
-        raise ValueError("a reply needs a context and a text")
+        raise InputError("a reply needs a context and a text")
     return Reply(row["file"], context, (nick, text))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.reading import open_text
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 from poly_agents.files.download import Download
 
 LONGEST = 1 << 24  # characters of a field; Python's csv allows 131,072 by default
@@ -57,7 +58,7 @@ class UbuntuV2Teacher(ResponseTeacher):
                 try:
                     row = next(rows)
                     if row and len(row) != columns:
-                        raise ValueError(f"{columns} columns expected, got {len(row)}")
+                        raise InputError(f"{columns} columns expected, got {len(row)}")
                     if not row or (columns == 3 and float(row.pop()) == 0):
                         continue
                 except StopIteration:

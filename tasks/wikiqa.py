@@ -19,6 +19,7 @@ from typing import NamedTuple
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.reading import columns
 from poly_agents.agents.teachers.response import ResponseTeacher
+from poly_agents.errors import InputError
 
 HEADER = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel"
 
@@ -56,7 +57,7 @@ class WikiqaTeacher(ResponseTeacher):
         columns = [list(self.rows(file, str.strip)) for file in files]
         if len({len(column) for column in columns}) > 1:
             counts = ", ".join(f"{file.name} {len(column)}" for file, column in zip(files, columns, strict=True))
-            raise ValueError(f"{files[0].parent}: the files must have as many lines each, got {counts}")
+            raise InputError(f"{files[0].parent}: the files must have as many lines each, got {counts}")
         for number, (question_id, question, text, label) in enumerate(zip(*columns, strict=True), 1):
             try:
                 yield Answer(question_id, question, text, is_right(label))
@@ -75,7 +76,7 @@ def parse(line: str) -> Answer | None:
 def is_right(label: str) -> bool:
     """Parse a label. Raises ValueError if it is neither 0 nor 1."""
     if label not in ("0", "1"):
-        raise ValueError(f"the label is 0 or 1, got {label!r}")
+        raise InputError(f"the label is 0 or 1, got {label!r}")
     return label == "1"
 
 

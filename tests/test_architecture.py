@@ -37,6 +37,7 @@ ORDER = [
     "text",
     "options",
     "files",
+    "errors",
 ]
 KNOWS_PARLAI = ("poly_agents.agents", "poly_agents._parlai", "poly_agents.agents.teachers.response")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from poly_agents.errors import DownloadError
 from poly_agents.files import transfer
-from poly_agents.files.download import Download, DownloadError, fetch
+from poly_agents.files.download import Download, fetch
 from tests.servers import DATA, DIGEST, Files, serving
 
 MD5 = hashlib.md5(DATA).hexdigest()

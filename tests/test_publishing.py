@@ -12,8 +12,8 @@ from parlai.core.build_data import modelzoo_path
 
 from poly_agents import zoo
 from poly_agents._parlai.scripts.poly_zoo import PolyZoo
+from poly_agents.errors import DownloadError
 from poly_agents.files import checkpoint
-from poly_agents.files.download import DownloadError
 from poly_agents.zoo import cards, checks, publishing
 from tests.agents import evaluate
 from tests.model_files import folder_of, scores

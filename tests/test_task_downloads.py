@@ -7,8 +7,9 @@ import pytest
 from parlai.core.opt import Opt
 
 from poly_agents import tasks
+from poly_agents.errors import DownloadError
 from poly_agents.files import transfer
-from poly_agents.files.download import Download, DownloadError, Elsewhere
+from poly_agents.files.download import Download, Elsewhere
 from poly_agents.tasks.beir import CQADUPSTACK, BeirTeacher
 from poly_agents.tasks.dailydialog import ARCHIVE, DailydialogTeacher
 from poly_agents.tasks.jsonl import JsonlTeacher

@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 import poly_agents
 from poly_agents import zoo
-from poly_agents.files.download import DownloadError
+from poly_agents.errors import DownloadError
 from poly_agents.zoo import cards, listing, sources
 from tests.model_files import RESPONSES
 from tests.rankers import all_rankers

@@ -12,8 +12,8 @@ import pytest
 import poly_agents
 from poly_agents import zoo
 from poly_agents._parlai.scripts.poly_zoo import PolyZoo
+from poly_agents.errors import DownloadError
 from poly_agents.files import transfer
-from poly_agents.files.download import DownloadError
 from poly_agents.zoo import checks, listing, publishing, sources
 from tests.archives import tarred
 from tests.model_files import folder_of

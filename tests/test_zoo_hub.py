@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 import poly_agents
 from poly_agents import zoo
-from poly_agents.files.download import DownloadError
+from poly_agents.errors import DownloadError
 from poly_agents.zoo import making, publishing, sources
 from tests.agents import evaluate
 from tests.model_files import folder_of, scores

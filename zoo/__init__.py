@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from poly_agents.errors import DownloadError, InputError
 from poly_agents.files.atomic import sha256, write_text
-from poly_agents.files.download import DownloadError
 from poly_agents.zoo.catalogue import BACKBONES, ZOO, Entry
 from poly_agents.zoo.checks import MODEL_FILES
 from poly_agents.zoo.sources import CANDIDATES, Packaged, Pushed
@@ -48,7 +48,7 @@ def find(name: str) -> Entry:
         near = [lower[found] for found in difflib.get_close_matches(name.lower(), lower, 5, 0.5)]
         near = near or [known for known in ZOO if name.lower() in known.lower()]
         hint = f"did you mean {', '.join(near)}?" if near else "`parlai poly_zoo` lists them"
-        raise ValueError(f"there is no checkpoint {name!r} in the zoo; {hint}")
+        raise InputError(f"there is no checkpoint {name!r} in the zoo; {hint}")
     return ZOO[name]
 
 
@@ -119,7 +119,7 @@ def local(path: str | Path, datapath: str | Path | None = None) -> str:
         return path
     if path.startswith(PREFIX):
         return str(fetch(path.removeprefix(PREFIX).removesuffix("/model"), data_folder(datapath)))
-    raise ValueError(f"{path} is in ParlAI's own zoo: give it to a `parlai` command, which fetches it")
+    raise InputError(f"{path} is in ParlAI's own zoo: give it to a `parlai` command, which fetches it")
 
 
 def data_folder(datapath: str | Path | None = None) -> str:

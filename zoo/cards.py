@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 from poly_agents.models import opening
 from poly_agents.options import flag
@@ -104,7 +105,7 @@ def read_report(path: str) -> Evaluated:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         opt, report = saved["opt"], saved["report"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what `eval_model --report-filename` writes ({error!r})") from error
+        raise InputError(f"{path} is not what `eval_model --report-filename` writes ({error!r})") from error
     return Evaluated(opt["task"], opt["datatype"].partition(":")[0], report)
 
 

@@ -4,8 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from poly_agents.errors import DownloadError
 from poly_agents.files.atomic import sha256
-from poly_agents.files.download import DownloadError
 
 MODEL_FILES = ("model.dict", "model.opt", "model")
 SUMS = "SHA256SUMS"

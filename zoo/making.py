@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint, option_files
 from poly_agents.files.atomic import write_text
 
@@ -35,7 +36,7 @@ def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder
     pretrained = ranker.read_pretrained(given, source, model.tokenizer).weights
     random = [key for key in ranker.tensors() if not key.startswith(ENCODERS) and key not in pretrained]
     if random:
-        raise ValueError(
+        raise InputError(
             f"{name} has no weights for {', '.join(random)} of -m poly_agents/{agent}; it is one to start from: "
             f"train_model -m poly_agents/{agent} --backbone {name}"
         )

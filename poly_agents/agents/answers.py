@@ -13,6 +13,7 @@ from parlai.core.torch_agent import Output
 from torch import Tensor
 
 from poly_agents.agents.report import Evaluation, RankedExample, Scored
+from poly_agents.errors import InputError
 from poly_agents.scoring.ranks import top
 from poly_agents.text.turns import already_said
 
@@ -62,7 +63,7 @@ def submit(evaluation: Evaluation, examples: Sequence[RankedExample], scored: Sc
             ids = [store[row[column]].get("id") for column in order.tolist()]
             submission.add(example_id, ids, values.tolist(), line.double().logsumexp(0).item(), task)
         elif scored.pool.index is None:
-            raise ValueError("--submission needs candidates with ids: the task's own (-ecands inline) or a store's")
+            raise InputError("--submission needs candidates with ids: the task's own (-ecands inline) or a store's")
         else:
             texts = (scored.pool.texts[candidate].strip() for candidate in row)
             score_of = dict(zip(texts, line.tolist(), strict=True))

@@ -8,6 +8,7 @@ from poly_agents.agents.report import EvaluationOptions
 from poly_agents.candidates import milvus
 from poly_agents.candidates.search import SearchOptions
 from poly_agents.candidates.store import HEADER
+from poly_agents.errors import InputError
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import LABEL_TRUNCATE, TEXT_TRUNCATE
 from poly_agents.options import flag
@@ -84,17 +85,17 @@ def check(opt, ranker: type[Ranker]) -> None:
     """Refuse options that cannot work, before anything is loaded. Raises ValueError, naming the flag."""
     for name in ("text_truncate", "label_truncate"):
         if opt[name] < 1:
-            raise ValueError(f"{flag(name)} must be at least 1, got {opt[name]}")
+            raise InputError(f"{flag(name)} must be at least 1, got {opt[name]}")
     if opt.get("fp16"):
-        raise ValueError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
+        raise InputError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
     can_cache = ranker.can_cache(ranker.Options.of(opt))
     if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not can_cache:
-        raise ValueError(f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
+        raise InputError(f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
     path = opt.get("fixed_candidates_path")
     if path:
         check_candidates_path(path)
         if milvus.is_address(path) and (is_training(opt) or not can_cache):
-            raise ValueError(
+            raise InputError(
                 f"--fixed-candidates-path {path}: a collection in Milvus is for evaluation and chats, with a trained "
                 "bi, poly or early"
             )
@@ -106,15 +107,15 @@ def check_training(opt) -> None:
     """Refuse options that are for evaluation or inference. Raises ValueError, naming the flag."""
     for name in ("ranks_file", "submission"):
         if opt.get(name):
-            raise ValueError(f"{flag(name)} is for evaluation: give it to eval_model")
+            raise InputError(f"{flag(name)} is for evaluation: give it to eval_model")
     for name in ("learningrate", "weight_decay", "gradient_clip", "momentum", "lr_scheduler_decay"):
         if not math.isfinite(opt.get(name) or 0.0):
-            raise ValueError(f"{flag(name)} must be a finite number, got {opt[name]}")
+            raise InputError(f"{flag(name)} must be a finite number, got {opt[name]}")
     if opt.get("precision") == "float16":
-        raise ValueError("--precision float16 is for inference; train with bfloat16 or float32")
+        raise InputError("--precision float16 is for inference; train with bfloat16 or float32")
 
 
 def check_candidates_path(path: str) -> None:
     """Refuse a path that holds no candidates. Raises ValueError."""
     if not (milvus.is_address(path) or Path(path).is_file() or Path(path, HEADER).is_file()):
-        raise ValueError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
+        raise InputError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")

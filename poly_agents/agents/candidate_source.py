@@ -24,6 +24,7 @@ from poly_agents.candidates.reading import read_candidates
 from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.candidates.store import Store, fingerprint_of
 from poly_agents.candidates.writer import discard
+from poly_agents.errors import InputError
 from poly_agents.files.atomic import write_text
 from poly_agents.models.textranker import TextRanker
 from poly_agents.text.tokens import Tokens
@@ -62,7 +63,7 @@ class CandidateSource:
         else:
             texts = [candidate["text"] for candidate in read_candidates(path)]
             if not texts:
-                raise ValueError(f"{path} holds no candidates; write one candidate per line")
+                raise InputError(f"{path} holds no candidates; write one candidate per line")
             self.pools[FIXED] = pools.shared(texts, self.model.candidate_ids(texts), None)
         logging.info(f"{len(self.pools[FIXED].texts)} candidates from {path}")
 
@@ -83,7 +84,7 @@ class CandidateSource:
         if given == "replace":
             discard(folder)
         elif given != "reuse" and fingerprint_of(folder) not in (None, self.model.fingerprint):
-            raise ValueError(f"{folder} was not made by this model; give another path")
+            raise InputError(f"{folder} was not made by this model; give another path")
         return open_pool(path, self.model, SearchOptions.of(self.opt), folder, progress=is_primary_worker())
 
     # --- the pool of a batch ----------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ class CandidateSource:
         """Rank the batch's own labels: in training those of all processes."""
         if labels is None:
             step = "train" if training else "eval"
-            raise ValueError(f"--candidates batch ranks the batch's own labels, and these {step} examples have none")
+            raise InputError(f"--candidates batch ranks the batch's own labels, and these {step} examples have none")
         if len(labels) == 1:
             warn_once("a batch of one example has no other response to rank against; raise -bs")
         own = labels, batch.label_ids
@@ -133,7 +134,7 @@ class CandidateSource:
     def _brought_by_examples(batch, source: str, labels: list[str] | None, training: bool) -> Pool:
         if batch.candidates is None or not all(batch.candidates):
             flag = "--candidates" if training else "--eval-candidates"
-            raise ValueError(f"{flag} {source}: these examples bring no candidates; give {flag} batch or fixed")
+            raise InputError(f"{flag} {source}: these examples bring no candidates; give {flag} batch or fixed")
         if source == "inline":
             return pools.separate(batch.candidates, batch.candidate_vecs, labels)
         texts, ids = ([item for row in rows for item in row] for rows in (batch.candidates, batch.candidate_vecs))
@@ -223,6 +224,6 @@ def task_candidates_file(opt) -> str:
         dict.fromkeys(text for teacher in teachers(opt, **whole) for text in chat_responses(teacher))
     )
     if not texts:
-        raise ValueError(f"the task {opt['task']} has no responses to chat with; give -fcp FILE")
+        raise InputError(f"the task {opt['task']} has no responses to chat with; give -fcp FILE")
     write_text(path, "\n".join(texts) + "\n")
     return path

@@ -31,6 +31,7 @@ from poly_agents.candidates.milvus import MilvusSearch
 from poly_agents.candidates.pool import Pool
 from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.encoders.precision import PRECISIONS
+from poly_agents.errors import InputError
 from poly_agents.models.textranker import TextRanker
 from poly_agents.options import Options, at_least, flag, option
 from poly_agents.text.tokens import pad
@@ -51,7 +52,7 @@ class CascadeOptions(Options):
         super().__post_init__()
         for name in ("retriever", "reranker"):
             if not getattr(self, name):
-                raise ValueError(f"a cascade is made of two trained models: give {flag(name)} MODEL_FILE")
+                raise InputError(f"a cascade is made of two trained models: give {flag(name)} MODEL_FILE")
         at_least(self, "cascade_top", 1)
 
 
@@ -60,7 +61,7 @@ class Stage:
 
     def __init__(self, path: str, flag: str, precision: str):
         if not Path(path).is_file():
-            raise ValueError(f"{flag} {path}: there is no such file")
+            raise InputError(f"{flag} {path}: there is no such file")
         self.path = path
         self.model = TextRanker.load(path, precision)
         self.memory = Memory()
@@ -108,7 +109,7 @@ class CascadeAgent(Agent):
         self.evaluation = Evaluation(EvaluationOptions.of(opt))
         self.retriever, self.reranker = (self._stage(name) for name in ("retriever", "reranker"))
         if not self.retriever.can_cache:
-            raise ValueError(
+            raise InputError(
                 f"--retriever {self.options.retriever} cannot cache candidates, so it would run once for each: "
                 "retrieve with one that can (bi, poly, early, mix, late), and make this one the --reranker"
             )
@@ -116,11 +117,11 @@ class CascadeAgent(Agent):
 
     def _check(self, path: str | None) -> None:
         if is_training(self.opt):
-            raise ValueError("a cascade is not trained: train its two models, each by itself, with train_model")
+            raise InputError("a cascade is not trained: train its two models, each by itself, with train_model")
         if path:
             check_candidates_path(path)
         if self.chat and not path:
-            raise ValueError("a chat needs candidates to retrieve from; give -fcp FILE")
+            raise InputError("a chat needs candidates to retrieve from; give -fcp FILE")
 
     def _stage(self, name: str) -> Stage:
         path = model_file.local(getattr(self.options, name), self.opt.get("datapath"))
@@ -196,7 +197,7 @@ class CascadeAgent(Agent):
         if not self.search:
             own = [list(example.message.get("label_candidates") or ()) for example in examples]
             if not all(own):
-                raise ValueError("these examples bring no candidates; give -fcp FILE, a pool to retrieve from")
+                raise InputError("these examples bring no candidates; give -fcp FILE, a pool to retrieve from")
             return self.retriever.score(contexts, own)
         tokens = pad(self.retriever.model.context_ids(contexts))
         count = min(self.options.cascade_top, len(self.search.store))

@@ -6,6 +6,7 @@ from pathlib import Path
 from parlai.core.dict import DictionaryAgent
 
 from poly_agents import zoo
+from poly_agents.errors import InputError
 from poly_agents.models import opening
 from poly_agents.pretrained.parlai_tokenizer import ParlaiTokenizer
 
@@ -49,10 +50,10 @@ class TokenizerDictionary(DictionaryAgent):
         if isinstance(self.words, ParlaiTokenizer):
             return  # what ParlAI adds by its options was in the dictionary when it was saved
         flag = "--person-tokens: " if key in ("__p1__", "__p2__") else ""
-        raise ValueError(f"{flag}the dictionary of a pretrained encoder is fixed: {key!r} cannot be added to it")
+        raise InputError(f"{flag}the dictionary of a pretrained encoder is fixed: {key!r} cannot be added to it")
 
     def add_additional_special_tokens(self, tokens):
-        raise ValueError("--special-tok-lst: the dictionary of a pretrained encoder is fixed")
+        raise InputError("--special-tok-lst: the dictionary of a pretrained encoder is fixed")
 
     def txt2vec(self, text, vec_type=list):
         return vec_type(self.ids(text))

@@ -13,6 +13,7 @@ from parlai.utils import logging
 from poly_agents import zoo
 from poly_agents.agents.arguments import is_training
 from poly_agents.agents.dictionary import TokenizerDictionary
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 from poly_agents.files.atomic import replace
 from poly_agents.learning.schedule import WarmupLinear
@@ -51,9 +52,9 @@ def take_options_of_parlai(opt, agent: str, start: str | None, is_finetune: bool
         return
     header = opening.read_header(start)
     if header["agent"] != agent:
-        raise ValueError(f"{start} is a {header['parlai']} of ParlAI: give -m poly_agents/{header['agent']}")
+        raise InputError(f"{start} is a {header['parlai']} of ParlAI: give -m poly_agents/{header['agent']}")
     if not is_finetune and is_training(opt):
-        raise ValueError(
+        raise InputError(
             f"--model-file {start} is ParlAI's own and stays as it is; to train on, give --init-model {start} "
             "and another --model-file"
         )
@@ -89,7 +90,7 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
             model = building.start(agent_of(kind), options, source, dictionary.words, device, label)
     needed, positions = model.positions_needed(text, label), model.context_encoder.positions
     if needed > positions:
-        raise ValueError(
+        raise InputError(
             f"--text-truncate {text} and --label-truncate {label} need {needed} positions with the special tokens, "
             f"the encoder has {positions}; give smaller ones"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.pool import Pool
+from poly_agents.errors import InputError
 from poly_agents.evaluation.measures import RelevantRanks, measures, ranked
 from poly_agents.evaluation.ranks_file import RanksFile, finite
 from poly_agents.evaluation.submissions import FORMATS, Submission
@@ -53,7 +54,7 @@ class EvaluationOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         if not all(part.strip().isdecimal() and int(part) > 0 for part in self.hits_at.split(",")):
-            raise ValueError(f"--hits-at takes numbers from 1, comma-separated, got {self.hits_at!r}")
+            raise InputError(f"--hits-at takes numbers from 1, comma-separated, got {self.hits_at!r}")
 
     @property
     def ks(self) -> list[int]:
@@ -230,5 +231,5 @@ def grades_of(message: Mapping[str, Any]) -> dict[str, float] | None:
         return None
     grades, texts = message["grades"], message.get("label_candidates") or ()
     if len(grades) != len(texts):
-        raise ValueError(f"an example of {message.get('id')} has {len(texts)} candidates and {len(grades)} grades")
+        raise InputError(f"an example of {message.get('id')} has {len(texts)} candidates and {len(grades)} grades")
     return {text: grade for text, grade in sorted(zip(texts, grades, strict=True), key=lambda pair: pair[1])}

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from poly_agents.candidates.search import Best, SearchOptions, SearchResult, queries_of
 from poly_agents.candidates.store import Texts, find_sorted
+from poly_agents.errors import InputError, MissingPackageError
 from poly_agents.files.digests import text_digest
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
@@ -74,7 +75,7 @@ def parse_address(text: str) -> Address:
     """
     uri, _, collection = text.removeprefix(SCHEME).rpartition("#")
     if not uri or not collection or ("://" not in uri and not uri.endswith(".db")):
-        raise ValueError(f"{text}: give {SCHEME}FILE.db#COLLECTION or {SCHEME}URL#COLLECTION")
+        raise InputError(f"{text}: give {SCHEME}FILE.db#COLLECTION or {SCHEME}URL#COLLECTION")
     return Address(uri, collection)
 
 
@@ -97,15 +98,15 @@ class MilvusStore:
         self.address = address
         fill = "fill it with `parlai poly_index`"
         if address.embedded and not Path(address.uri).exists():
-            raise ValueError(f"there is no file {address.uri}; {fill}")
+            raise InputError(f"there is no file {address.uri}; {fill}")
         self.client = connect(address)
         if check_collection(self.client, address, fingerprint) is None:
-            raise ValueError(f"{address.uri} holds no collection {address.collection}; {fill}")
+            raise InputError(f"{address.uri} holds no collection {address.collection}; {fill}")
         self.client.load_collection(address.collection)
         every = entities(self.client, address.collection, ["key", "label"], ANSWER)
         pairs = sorted((entity["key"], entity["label"]) for entity in every)
         if not pairs:
-            raise ValueError(f"{address} is empty; {fill}")
+            raise InputError(f"{address} is empty; {fill}")
         self.keys, labels = np.array(pairs, np.int64).T
         self.by_label = labels.argsort(kind="stable")
         self.labels = labels[self.by_label]
@@ -203,7 +204,7 @@ def encode_views(ranker: Ranker, contexts: Tokens) -> Views:
     """Encode bare contexts [B, L] as views, in float32 on the CPU. Raises ValueError if the ranker has no views."""
     views = ranker.encode_contexts(contexts.to(ranker.device))
     if not isinstance(views, Views):
-        raise ValueError(SINGLE)
+        raise InputError(SINGLE)
     return views._replace(vectors=views.vectors.float()).cpu()
 
 
@@ -214,7 +215,7 @@ def open_search(path: str, fingerprint: str, options: SearchOptions) -> MilvusSe
         ValueError: the address is wrong, there is no such collection, or the model of another fingerprint made it.
     """
     if options.search != "exact":
-        raise ValueError(f"--search {options.search} is for stores in files; Milvus searches its own way, leave it out")
+        raise InputError(f"--search {options.search} is for stores in files; Milvus searches its own way, leave it out")
     return MilvusSearch(MilvusStore(parse_address(path), fingerprint))
 
 
@@ -227,12 +228,12 @@ def connect(address: Address):
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
-        raise ImportError(f"{address} needs Milvus ({error}); type: pip install 'poly_agents[milvus]'") from error
+        raise MissingPackageError(f"{address} needs Milvus ({error}); pip install 'poly_agents[milvus]'") from error
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints every error that it also raises
     try:
         return MilvusClient(address.uri, token=os.environ.get("MILVUS_TOKEN", ""))
     except MilvusException as error:
-        raise ValueError(
+        raise InputError(
             f"{address} cannot be opened ({error}); an embedded database serves one process at a time"
         ) from error
 
@@ -247,9 +248,9 @@ def check_collection(client, address: Address, fingerprint: str | None) -> str |
         return None
     found = client.describe_collection(address.collection)["properties"].get(FINGERPRINT)
     if found is None:
-        raise ValueError(f"{address} is a collection of something else; give another name")
+        raise InputError(f"{address} is a collection of something else; give another name")
     if fingerprint and found != fingerprint:
-        raise ValueError(f"{address} was made by another model, or by this one before it changed; give another name")
+        raise InputError(f"{address} was made by another model, or by this one before it changed; give another name")
     return found
 
 

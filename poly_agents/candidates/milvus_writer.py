@@ -16,6 +16,7 @@ from tqdm import tqdm
 from poly_agents.candidates import milvus
 from poly_agents.candidates.milvus import Address, MilvusStore
 from poly_agents.candidates.writer import Recipe
+from poly_agents.errors import InputError
 
 LINE = 65_535  # bytes of a candidate as JSON, a limit of Milvus
 
@@ -57,7 +58,7 @@ def build(
                 if new:
                     insert(client, address, new, recipe)
         if not given and not (keep and stored):
-            raise ValueError(f"there are no candidates to put into {address}")
+            raise InputError(f"there are no candidates to put into {address}")
         if not keep:
             for part in milvus.batches(stored - given):
                 client.delete(address.collection, ids=part)
@@ -77,14 +78,14 @@ def insert(client, address: Address, lines: dict[int, str], recipe: Recipe) -> N
     """Encode candidates, given as lines by key, and put them into the collection. It is made if it does not exist."""
     for line in lines.values():
         if len(line.encode()) > LINE:
-            raise ValueError(
+            raise InputError(
                 f"a candidate has {len(line.encode())} bytes as JSON, Milvus holds {LINE} bytes at most; shorten it: "
                 f"{line[:80]}..."
             )
     texts = [json.loads(line)["text"] for line in lines.values()]
     vectors = recipe.encode(texts)
     if not isinstance(vectors, Tensor) or vectors.dim() != 2:
-        raise ValueError(milvus.SINGLE)
+        raise InputError(milvus.SINGLE)
     if not client.has_collection(address.collection):
         create(client, address.collection, vectors.shape[1], recipe.fingerprint)
     rows = zip(lines.items(), texts, vectors.float().cpu().numpy(), strict=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from poly_agents.errors import InputError
 from poly_agents.files.lines import bounded
 
 
@@ -39,9 +40,9 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
         candidate = json.loads(line)
         text = candidate["text"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{place}: needs a JSON object with a text, got {line[:80]!r}") from error
+        raise InputError(f"{place}: needs a JSON object with a text, got {line[:80]!r}") from error
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{place}: the text must be a string and not empty, got {text!r}")
+        raise InputError(f"{place}: the text must be a string and not empty, got {text!r}")
     return candidate
 
 

@@ -25,6 +25,7 @@ from poly_agents.candidates import sketch
 from poly_agents.candidates.store import Store
 from poly_agents.candidates.vectors import PRECISIONS, Block, Vectors, product_dtype
 from poly_agents.encoders.states import map_tensors
+from poly_agents.errors import InputError
 from poly_agents.options import Options, at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
@@ -73,7 +74,7 @@ class Search:
             ValueError: the search needs one vector for each candidate, and this store holds more.
         """
         if options.search != "exact" and not store.vectors.single:
-            raise ValueError(
+            raise InputError(
                 f"--search {options.search} is for rankers that keep one vector a candidate: bi, poly, early"
             )
         self.store, self.options = store, options

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from poly_agents.candidates.vectors import Vectors
+from poly_agents.errors import InputError
 from poly_agents.files import atomic
 from poly_agents.files.digests import text_digest
 
@@ -30,7 +31,7 @@ FORMAT = 1  # version of store.json
 HEADER = "store.json"
 
 
-class Damaged(ValueError):
+class Damaged(InputError):
     """A file of a store is missing, or is not what was written."""
 
 
@@ -69,9 +70,9 @@ class Store:
         self.folder = Path(folder)
         header = read_header(self.folder)
         if header is None:
-            raise ValueError(f"{folder} holds no candidate store; make one with `parlai poly_index`")
+            raise InputError(f"{folder} holds no candidate store; make one with `parlai poly_index`")
         if fingerprint and header["maker"] != fingerprint:
-            raise ValueError(f"{folder} was made by another model, or by this one before it changed; make it again")
+            raise InputError(f"{folder} was made by another model, or by this one before it changed; make it again")
         self.precision: str = header["precision"]
         self.segments = segments_of(header, self.folder)
         bad = [path for path, good in verify(self.folder, self.segments).items() if not good]

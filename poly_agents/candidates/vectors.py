@@ -11,6 +11,7 @@ from torch import Tensor
 
 from poly_agents.encoders.precision import choose_dtype
 from poly_agents.encoders.states import TokenStates
+from poly_agents.errors import InputError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")  # that `--store-precision` takes
 STORED_AS = ("float32", "bfloat16", "float16", "int8")  # float16: what `auto` is for an encoder in float16
@@ -38,7 +39,7 @@ def flatten(encoded: Any, precision: str) -> dict[str, Tensor]:
     elif isinstance(encoded, Tensor):
         tensors, vectors = {}, encoded
     else:
-        raise ValueError(
+        raise InputError(
             "this ranker cannot encode a candidate without its context, so a store would save no work; use a model of "
             "bi, poly, early, mix, late, or of ed2lm with --ed2lm-encode candidate"
         )

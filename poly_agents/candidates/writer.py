@@ -40,6 +40,7 @@ from poly_agents.candidates.store import (
     verify,
 )
 from poly_agents.candidates.vectors import STORED_AS, Vectors, flatten
+from poly_agents.errors import InputError
 from poly_agents.files import atomic
 
 ROWS = 32_768  # candidates of a segment, at most
@@ -115,10 +116,10 @@ def build(
         ValueError: the folder holds something else, there are no candidates, or the precision is not known.
     """
     if recipe.precision not in STORED_AS:
-        raise ValueError(f"a store's precision is one of {', '.join(STORED_AS)}; got {recipe.precision!r}")
+        raise InputError(f"a store's precision is one of {', '.join(STORED_AS)}; got {recipe.precision!r}")
     folder = Path(folder)
     if folder.is_dir() and read_header(folder) is None and any(p for p in folder.iterdir() if p.name != "lock"):
-        raise ValueError(f"{folder} is a folder of something else; give a new one")
+        raise InputError(f"{folder} is a folder of something else; give a new one")
     folder.mkdir(parents=True, exist_ok=True)
     if processes.rank() > 0:
         processes.share_work(lambda texts: flatten(recipe.encode(texts), recipe.precision))
@@ -249,7 +250,7 @@ class Writer:
         if not keep and not self.given.all():
             self.remove_not_given()
         if not self.segments:
-            raise ValueError(f"there are no candidates to put into {self.folder}")
+            raise InputError(f"there are no candidates to put into {self.folder}")
         self.write_header(source)
         listed = {path for segment in self.segments for path in paths(self.folder, segment)}
         for path in self.folder.iterdir():

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from poly_agents.encoders import layers, packed
 from poly_agents.encoders.precision import attention
 from poly_agents.encoders.states import by_length
+from poly_agents.errors import InputError
 from poly_agents.text.tokens import Tokens
 
 
@@ -72,7 +73,7 @@ class Backbone(nn.Module):
     def cut(self, count: int) -> Self:
         """Keep only the first `count` layers. The others are neither kept nor run."""
         if not 1 <= count <= len(self.layers):
-            raise ValueError(f"the encoder has {len(self.layers)} layers; {count} of them cannot be kept")
+            raise InputError(f"the encoder has {len(self.layers)} layers; {count} of them cannot be kept")
         del self.layers[count:]
         config = self.model.config
         config.num_hidden_layers = count
@@ -215,7 +216,7 @@ def load_pretrained(auto: type, source: str) -> nn.Module:
         )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ValueError(
+        raise InputError(
             f"the checkpoint {source} lacks {len(missing)} weights, first {missing[0]!r}; give a complete one"
         )
     return model

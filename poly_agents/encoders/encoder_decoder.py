@@ -15,6 +15,7 @@ from poly_agents.encoders.attention import merge, split, weights
 from poly_agents.encoders.backbone import Backbone, load_pretrained
 from poly_agents.encoders.precision import attention
 from poly_agents.encoders.states import TokenStates, budget_slices, token_budget
+from poly_agents.errors import InputError
 from poly_agents.text.tokens import Tokens
 
 FAMILIES = ("t5", "mt5", "umt5")
@@ -52,7 +53,7 @@ class EncoderDecoder(Backbone):
         tokenizer = AutoTokenizer.from_pretrained(source)
         answers = [first_piece(tokenizer, word) for word in ("true", "false")]
         if answers[0] == answers[1]:
-            raise ValueError(
+            raise InputError(
                 f"'true' and 'false' both begin with {tokenizer.convert_ids_to_tokens(answers[0])!r} in the vocabulary "
                 f"of {source}; give a --backbone that tells them apart, for example google/flan-t5-small"
             )
@@ -238,7 +239,7 @@ class EncodedTexts:
 def check_family(family: str, source: str) -> None:
     """Raise ValueError for a model that is not of the T5 family."""
     if family not in FAMILIES:
-        raise ValueError(
+        raise InputError(
             f"{source} is a {family}; this ranker needs an encoder-decoder of one of these families: "
             f"{', '.join(FAMILIES)}; give for example --backbone google/flan-t5-small"
         )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
+from poly_agents.errors import InputError
+
 
 class Layer(NamedTuple):
     """The modules of one layer. They stay the encoder's own: no weight is copied."""
@@ -62,7 +64,7 @@ def path(model: nn.Module) -> str:
         with suppress(AttributeError):
             model.get_submodule(name)
             return name
-    raise ValueError(
+    raise InputError(
         f"no list of layers was found in {model.config.model_type} (looked for {', '.join(LISTS)}); "
         "give another --backbone"
     )
@@ -77,7 +79,7 @@ def read(model: nn.Module) -> list[Layer]:
     """Return the parts of every layer, first to last. Raises ValueError for a family with other layers than BERT's."""
     config = model.config
     if config.model_type not in PATHS:
-        raise ValueError(
+        raise InputError(
             f"the layers of {config.model_type} are not built as BERT's, so they cannot be run apart; "
             f"give a --backbone of one of these families: {', '.join(PATHS)}"
         )

@@ -19,6 +19,7 @@ from itertools import chain, zip_longest
 from typing import NamedTuple
 
 from poly_agents import processes
+from poly_agents.errors import InputError
 from poly_agents.files import atomic
 
 Id = str | int
@@ -140,7 +141,7 @@ class Submission:
             ValueError: the example or a candidate has no id.
         """
         if example is None or any(candidate is None for candidate in candidates):
-            raise ValueError(
+            raise InputError(
                 f"--submission: {'an example' if example is None else 'a candidate'} of {task} has no id that a "
                 "leaderboard knows; --ranks-file writes the ranks of any task"
             )

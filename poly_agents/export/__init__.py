@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from poly_agents.errors import InputError
 from poly_agents.export import bi, cross, graphs, late
 from poly_agents.files import atomic
 from poly_agents.models.textranker import TextRanker
@@ -47,12 +48,12 @@ def export(model: TextRanker, format: str, folder: str | Path) -> list[Path]:
     >>> export(model, "sentence-transformers", "exported")  # doctest: +SKIP
     """
     if format not in FORMATS:
-        raise ValueError(f"--to {format}: there are {', '.join(FORMATS)}")
+        raise InputError(f"--to {format}: there are {', '.join(FORMATS)}")
     encoders = {model.ranker.context_encoder, model.ranker.candidate_encoder}
     if any(encoder.model.dtype != torch.float32 for encoder in encoders):
-        raise ValueError("an export is in float32; load the model with precision='float32'")
+        raise InputError("an export is in float32; load the model with precision='float32'")
     if "parlai" in model.tokenizer.settings:
-        raise ValueError("the dictionary of this model is ParlAI's own: no other library makes the same ids of a text")
+        raise InputError("the dictionary of this model is ParlAI's own: no other library makes the same ids of a text")
     atomic.new_folder(folder, writer_of(model, format))
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
@@ -64,7 +65,7 @@ def writer_of(model: TextRanker, format: str) -> Callable[[Path], None]:
     agent = model.header()["agent"]
     if (agent, format) not in WRITERS:
         known = ", ".join(name for name, its_format in WRITERS if its_format == format)
-        raise ValueError(
+        raise InputError(
             f"{format} has no format for {agent}, only for {known}; --to onnx and --to torch-export take more"
         )
     return partial(WRITERS[agent, format], model)

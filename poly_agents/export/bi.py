@@ -6,6 +6,7 @@ If contexts and candidates have an encoder each, the folders `context/` and `can
 from pathlib import Path
 
 from poly_agents.encoders.backbone import Backbone
+from poly_agents.errors import InputError
 from poly_agents.export import files
 from poly_agents.models.textranker import TextRanker
 from poly_agents.rankers.bi import BiOptions, BiRanker
@@ -29,7 +30,7 @@ def write_huggingface(model: TextRanker, folder: Path) -> None:
     options = model.ranker.options
     check_candidate_map(options, "huggingface")
     if options.bi_dense:
-        raise ValueError("AutoModel has no dense layer after its states; take --to sentence-transformers, or onnx")
+        raise InputError("AutoModel has no dense layer after its states; take --to sentence-transformers, or onnx")
     use = (
         "Open it with `AutoModel.from_pretrained(folder)`. The vector of a text is the "
         f"`{options.reduction}` of its last hidden states."
@@ -42,7 +43,7 @@ def write_huggingface(model: TextRanker, folder: Path) -> None:
 def check_candidate_map(options: BiOptions, format: str) -> None:
     """Raise ValueError if candidates pass through layers that contexts do not."""
     if options.bi_candidate_map:
-        raise ValueError(f"{format} has no dense layers for candidates alone, as this model has; take --to onnx")
+        raise InputError(f"{format} has no dense layers for candidates alone, as this model has; take --to onnx")
 
 
 def encoders_by_folder(ranker: BiRanker, folder: Path) -> dict[Path, Backbone]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from poly_agents.errors import InputError
 from poly_agents.export import files
 from poly_agents.models.textranker import TextRanker
 from poly_agents.pretrained import classifiers
@@ -80,7 +81,7 @@ def classifier(model: TextRanker, format: str) -> nn.Module:
         config.classifier_pooling = "cls" if options.reduction == "first" else options.reduction
     kind, reduction = classifiers.head_of(config.to_dict()) or ("none that is known here", "first")
     if (kind, reduction) != (options.cross_head, options.reduction):
-        raise ValueError(
+        raise InputError(
             f"{format} needs --cross-head {kind} and --reduction {reduction} for {config.model_type}; this model has "
             f"{options.cross_head} and {options.reduction}. Train with the former, or export --to onnx (any head), or "
             "--to sentence-transformers (which also takes a linear head)"
@@ -89,7 +90,7 @@ def classifier(model: TextRanker, format: str) -> nn.Module:
     missing, unknown = made.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
     missing = [name for name in missing if not name.startswith("pooler.")]  # the head fills it
     if missing or unknown:
-        raise ValueError(f"the encoder does not fit {type(made).__name__}, first {[*unknown, *missing][0]!r}")
+        raise InputError(f"the encoder does not fit {type(made).__name__}, first {[*unknown, *missing][0]!r}")
     names = classifiers.CLASSIFIERS[config.model_type][1]
     for name, number in zip(names, heads.parts_with_weights(options.cross_head), strict=True):
         made.get_submodule(name).load_state_dict(ranker.head[number].state_dict())

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 from torch import nn
 
 from poly_agents.encoders.backbone import Backbone
+from poly_agents.errors import InputError
 from poly_agents.models.textranker import TextRanker
 from poly_agents.pretrained import sentence_transformers
 from poly_agents.text.tokenizer import Tokenizer
@@ -118,7 +119,7 @@ def write_json(path: Path, content: Any) -> None:
 def check_pooling(reduction: str) -> None:
     """Raise ValueError if sentence-transformers has no pooling that does the same as a reduction."""
     if reduction not in POOLINGS:
-        raise ValueError(f"sentence-transformers has no pooling for --reduction {reduction}; take --to onnx")
+        raise InputError(f"sentence-transformers has no pooling for --reduction {reduction}; take --to onnx")
 
 
 def transformer(encoder: Backbone, length: int) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def prompts(model: TextRanker) -> dict[str, str]:
     for side, text in (("query", options.context_prompt), ("document", options.candidate_prompt)):
         separated = [each for each in (text, f"{text} ") if model.tokenizer.separates(each)]
         if not separated:
-            raise ValueError(
+            raise InputError(
                 f"the prompt {text!r} gets other tokens when a text follows it, and other libraries tokenize both "
                 "together; take --to onnx"
             )

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from poly_agents.encoders.backbone import Backbone, shallow_copy
 from poly_agents.encoders.states import TokenStates
+from poly_agents.errors import InputError, MissingPackageError
 from poly_agents.export import files
 from poly_agents.models.textranker import TextRanker
 from poly_agents.scoring.ranker import Ranker
@@ -96,7 +97,7 @@ def graphs_of(ranker: Ranker) -> dict[str, Graph]:
     if hasattr(ranker, "score_states"):
         return {"pair": encoder_graph(ranker, ranker.context_encoder, "score_states", ("scores",))}
     if not hasattr(ranker, "views"):
-        raise ValueError(
+        raise InputError(
             f"{type(ranker).__name__} runs layers in its own way, for which there is no graph; export a model of bi, "
             "poly, late or cross"
         )
@@ -159,7 +160,7 @@ def write_onnx(exported: ExportedProgram, graph: Graph, path: Path) -> Path:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"--to onnx needs onnxscript ({error}); pip install 'poly_agents[export]'") from error
+        raise MissingPackageError(f"--to onnx needs onnxscript ({error}); pip install 'poly_agents[export]'") from error
     path = path.with_suffix(".onnx")
     # torch warns about its own code, and about torchvision, which is not used here.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from poly_agents.errors import InputError
 from poly_agents.export import files
 from poly_agents.models.textranker import TextRanker
 from poly_agents.rankers.late import LateOptions
@@ -12,7 +13,7 @@ def write_sentence_transformers(model: TextRanker, folder: Path) -> None:
     """Write a model for PyLate and `MultiVectorEncoder`. Raises ValueError if it has two encoders."""
     ranker, encoder = model.ranker, model.ranker.context_encoder
     if encoder is not ranker.candidate_encoder:
-        raise ValueError(
+        raise InputError(
             "sentence-transformers has one encoder for both sides, this model has one each; take --to onnx"
         )
     lengths = longest_texts(model)

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from poly_agents.errors import InputError
+
 RATIO = 50  # an archive may unpack to so many times its own size; text takes about ten times
 ALWAYS_ALLOWED = 1 << 20  # bytes that an archive of any size may unpack to
 MAX_MEMBERS = 20_000
@@ -54,7 +56,7 @@ def unpack(path: Path, folder: Path, members: Sequence[str] = (), limit: int | N
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # an error of the disk; those of archives have no number
             raise
-        raise ValueError(f"{path} is damaged ({error}); delete it, and it comes again") from error
+        raise InputError(f"{path} is damaged ({error}); delete it, and it comes again") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -66,13 +68,13 @@ def _check(path: Path, wanted: Sequence[str], limit: int) -> None:
     total = 0
     for number, member in enumerate(_members(path), 1):
         if fault := member.fault or _name_fault(member.name) or _place_fault(member, files, folders):
-            raise ValueError(f"{path} holds {member.name!r}, which {fault}: nothing of it is unpacked")
+            raise InputError(f"{path} holds {member.name!r}, which {fault}: nothing of it is unpacked")
         total += member.size
         if total > limit or number > MAX_MEMBERS:
             most = f"{limit:,} bytes" if total > limit else f"{MAX_MEMBERS:,} members"
-            raise ValueError(f"{path} has more than {most} up to {member.name!r}: nothing of it is unpacked")
+            raise InputError(f"{path} has more than {most} up to {member.name!r}: nothing of it is unpacked")
     if missing := [name for name in wanted if PurePosixPath(name) not in files]:
-        raise ValueError(f"{path} does not hold {', '.join(missing)}")
+        raise InputError(f"{path} does not hold {', '.join(missing)}")
 
 
 def _name_fault(name: str) -> str:
@@ -104,7 +106,7 @@ def _write(member: Member, path: Path) -> None:
         while piece := source.read(PIECE):
             left -= len(piece)
             if left < 0:
-                raise ValueError(f"{member.name!r} is longer than the archive says: nothing of it is unpacked")
+                raise InputError(f"{member.name!r} is longer than the archive says: nothing of it is unpacked")
             out.write(piece)
     if left:
         raise EOFError(f"{member.name!r} is shorter than the archive says")

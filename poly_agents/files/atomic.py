@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from poly_agents.errors import InputError
+
 
 def replace(path: str | Path, write: Callable[[str], object]) -> None:
     """Write a file beside `path` and rename it into place. Missing folders are made.
@@ -35,7 +37,7 @@ def check_replaceable(path: Path) -> None:
     """Raise ValueError if a path is there and is not a regular file, or a link to one."""
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
-        raise ValueError(f"{path} is {kind}, and a file would take its place; give the path of a file")
+        raise InputError(f"{path} is {kind}, and a file would take its place; give the path of a file")
 
 
 def _umask() -> int:
@@ -67,7 +69,7 @@ def new_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and not empty; give another path, or delete it")
+        raise InputError(f"{folder} is there already and not empty; give another path, or delete it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:

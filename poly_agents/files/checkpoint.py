@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from poly_agents.errors import InputError
 from poly_agents.files.atomic import replace
 
 KEY = "poly_agents"  # the header's key in the metadata of the safetensors file
@@ -131,9 +132,9 @@ def _open(path: str):
     try:
         return safe_open(path, "pt")
     except FileNotFoundError as error:
-        raise ValueError(f"there is no model file {path}; give another path") from error
+        raise InputError(f"there is no model file {path}; give another path") from error
     except (SafetensorError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is damaged or not a model of poly_agents ({error}); restore the file, or delete it to start again"
         ) from error
 
@@ -141,10 +142,10 @@ def _open(path: str):
 def _header(path: str, file) -> dict[str, Any]:
     metadata = file.metadata() or {}
     if KEY not in metadata:
-        raise ValueError(
+        raise InputError(
             f"{path} is a safetensors file but not a model of poly_agents: its metadata has no {KEY!r}; give another"
         )
     try:
         return json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the header of {path} is damaged ({error}); restore the file") from error
+        raise InputError(f"the header of {path} is damaged ({error}); restore the file") from error

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from poly_agents.errors import DownloadError, InputError
 from poly_agents.files.archives import unpack
 from poly_agents.files.atomic import sha256, write_text
-from poly_agents.files.transfer import DownloadError, Transfer, read_notes
+from poly_agents.files.transfer import Transfer, read_notes
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,11 @@ def find(files: Sequence[Download | Elsewhere], name: str, folder: Path) -> Path
         paths = {path.relative_to(content).as_posix(): path for path in sorted(content.rglob("*")) if path.is_file()}
         matches = [paths[n] for n in names if n in paths] or [path for n, path in paths.items() if _ends_in(n, names)]
         if len(matches) > 1:
-            raise ValueError(f"{folder / file.name} holds more than one {name}: {', '.join(map(str, matches))}")
+            raise InputError(f"{folder / file.name} holds more than one {name}: {', '.join(map(str, matches))}")
         if matches:
             return matches[0]
     known = [name for file in files for name in (getattr(file, "members", ()) or [file.name])]
-    raise ValueError(f"there is no {name} in {folder}, nor where to get it; known: {', '.join(known)}")
+    raise InputError(f"there is no {name} in {folder}, nor where to get it; known: {', '.join(known)}")
 
 
 def _archives_with(names: Sequence[str], files: Sequence[Download | Elsewhere]) -> list[Download]:
@@ -126,7 +127,7 @@ def _from_user(file: Elsewhere, folder: Path) -> Path:
     for path in (folder / file.name, folder / f"{file.name}.gz"):
         if path.is_file():
             return path
-    raise ValueError(
+    raise InputError(
         f"{file.name} cannot be downloaded: {file.why}. Get it from {file.where_from}, name it {file.name} and put it "
         f"in {folder}, or give --data-files PATH, the folder where it is"
     )

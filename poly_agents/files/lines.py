@@ -5,6 +5,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
+from poly_agents.errors import InputError
+
 LONGEST = 2**26  # bytes of a line
 
 
@@ -23,7 +25,7 @@ def bounded(file: IO[bytes], path: str | Path) -> Iterator[bytes]:
         if not line:
             return
         if len(line) > LONGEST:
-            raise ValueError(
+            raise InputError(
                 f"{path}:{number} is longer than {LONGEST:,} bytes, so it is no row of text; check the file"
             )
         yield line

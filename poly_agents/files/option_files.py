@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from poly_agents.errors import InputError
+
 LARGEST = 2**24  # bytes of a file
 AGENT = r"poly_agents/[a-z][a-z0-9_]*|poly_agents(\.\w+)+:[A-Za-z0-9]+Agent"
 AGENT_OF_PARLAI = r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?|parlai\.agents(\.\w+)+:\w+"
@@ -30,13 +32,13 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     size = path.stat().st_size
     if size > LARGEST:
-        raise ValueError(f"{path} has {size:,} bytes; a file of options has at most {LARGEST:,}")
+        raise InputError(f"{path} has {size:,} bytes; a file of options has at most {LARGEST:,}")
     try:
         options = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); older forms can run code and are not read") from error
+        raise InputError(f"{path} is not JSON ({error}); older forms can run code and are not read") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{path} is not an object of options, but {type(options).__name__}")
+        raise InputError(f"{path} is not an object of options, but {type(options).__name__}")
     return checked(options, str(path))
 
 
@@ -45,7 +47,7 @@ def checked(options: Mapping[str, Any], source: str) -> dict[str, Any]:
     known = {name: value for name, value in options.items() if name not in IMPORTED or IMPORTED[name](value)}
     agent = options.get("model")
     if agent is not None and not is_agent(agent):
-        raise ValueError(
+        raise InputError(
             f"{source} names the agent {agent!r}, which is neither of poly_agents nor one of ParlAI's own; "
             "if you trust it, give its name with -m"
         )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
+from poly_agents.errors import DownloadError
 from poly_agents.files.atomic import write_text
 
 ATTEMPTS = 5  # attempts in a row that may bring nothing new
@@ -21,10 +22,6 @@ PATIENCE = 1.0  # seconds before the second attempt; doubled after every failure
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes that are written at a time
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}  # answers that may be better next time
-
-
-class DownloadError(Exception):
-    """A download failed for good. The message says which address, why, and what to do."""
 
 
 class BrokeOff(requests.RequestException):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from poly_agents import zoo
 from poly_agents.encoders.states import padded_index
+from poly_agents.errors import InputError
 from poly_agents.files.digests import text_digest
 from poly_agents.models.textranker import TextRanker
 
@@ -38,7 +39,7 @@ class Teacher:
         model_file = zoo.local(model_file)
         self.model = TextRanker.load(model_file)
         if self.model.ranker.depends_on_pool:
-            raise ValueError(
+            raise InputError(
                 f"--teacher-model {model_file}: its scores depend on the other candidates, so they cannot be kept for "
                 "a pair; teach with bi, poly, early, mix, late, ed2lm or cross"
             )

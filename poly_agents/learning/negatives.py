@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from poly_agents import processes, zoo
+from poly_agents.errors import InputError
 from poly_agents.files.atomic import replace
 from poly_agents.files.lines import bounded
 from poly_agents.learning.training import TrainingOptions
@@ -40,7 +41,7 @@ class HardNegatives:
             ValueError: there is neither a file of negatives nor a model file.
         """
         if not (options.hard_negatives_file or model_file):
-            raise ValueError("--hard-negatives are mined into a file next to the model: give -mf, or a file of them")
+            raise InputError("--hard-negatives are mined into a file next to the model: give -mf, or a file of them")
         self.options = options
         self.path = options.hard_negatives_file or f"{model_file}.negatives"
         self.examples = examples
@@ -92,7 +93,7 @@ def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], coun
         ValueError: the model runs once for each candidate, so mining would take days.
     """
     if not model.ranker.can_cache(model.ranker.options):
-        raise ValueError(
+        raise InputError(
             f"{type(model.ranker).__name__} runs once per candidate: mining {len(examples)} contexts with it would "
             "take days; mine with a model that caches its candidates (bi, poly, early, mix, late)"
         )
@@ -162,7 +163,7 @@ def read(path: str) -> dict[tuple[str, str], list[str]]:
         ValueError: there is no such file, it holds no negatives, or a line is broken. The message names the line.
     """
     if not Path(path).is_file():
-        raise ValueError(f"--hard-negatives-file {path}: there is no such file; make it with parlai poly_mine")
+        raise InputError(f"--hard-negatives-file {path}: there is no such file; make it with parlai poly_mine")
     negatives = {}
     with open(path, "rb") as file:
         for number, line in enumerate(bounded(file, path), 1):
@@ -171,9 +172,9 @@ def read(path: str) -> dict[tuple[str, str], list[str]]:
                 if "mined_with" not in row:
                     negatives[row["context"], row["response"]] = list(row["negatives"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {number}: not an object with context, response, negatives ({error})"
                 ) from error
     if not negatives:
-        raise ValueError(f"{path} holds no negatives; make it with parlai poly_mine")
+        raise InputError(f"{path} holds no negatives; make it with parlai poly_mine")
     return negatives

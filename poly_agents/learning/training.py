@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from poly_agents import processes
 from poly_agents.encoders.states import chain, map_tensors, tensors
+from poly_agents.errors import InputError, PolyAgentsError
 from poly_agents.learning import losses
 from poly_agents.options import Options, at_least, flag, option
 from poly_agents.scoring.ranker import Ranker, ScoresAndLoss
@@ -48,10 +49,10 @@ class TrainingOptions(Options):
         for name in ("negatives", "grad_cache", "hard_negatives"):
             at_least(self, name, 0)
         if not 0 <= self.distill_weight <= 1:
-            raise ValueError(f"--distill-weight must be from 0 to 1, got {self.distill_weight}")
+            raise InputError(f"--distill-weight must be from 0 to 1, got {self.distill_weight}")
         for name in ("distill_temperature", "hard_negatives_epochs"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
+                raise InputError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
 
     def distil(self, result: ScoresAndLoss, teacher: Tensor, labels: Tensor) -> ScoresAndLoss:
         """Add the teacher's loss to the loss of the labels, each by its weight.
@@ -68,7 +69,7 @@ class TrainingOptions(Options):
         return result._replace(loss=(1 - self.distill_weight) * result.loss + self.distill_weight * loss)
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(PolyAgentsError, ArithmeticError):
     """A loss is infinite or not a number, so no gradient can be trusted."""
 
 

@@ -8,6 +8,7 @@ import torch
 
 from poly_agents.encoders.backbone import Backbone, without_values
 from poly_agents.encoders.precision import choose_dtype
+from poly_agents.errors import InputError
 from poly_agents.models import opening
 from poly_agents.models.opening import Opened
 from poly_agents.pretrained import parlai_transformer
@@ -98,7 +99,7 @@ def trained_encoder(kind: type[Backbone], model_file: str, dtype: torch.dtype) -
     own = {f"{prefix}{name}": tensor for name, tensor in encoder.model.state_dict().items()}
     wrong = sorted(own.keys() ^ {name for name in saved.weights if name.startswith(prefix)})
     if wrong:
-        raise ValueError(f"the encoder in {model_file} does not fit here, first {wrong[0].removeprefix(prefix)!r}")
+        raise InputError(f"the encoder in {model_file} does not fit here, first {wrong[0].removeprefix(prefix)!r}")
     for name, tensor in own.items():
         tensor.copy_(saved.weights.pop(name))
     return encoder

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from poly_agents.errors import InputError
+
 LENGTHS = ("text_truncate", "label_truncate")
 LONGEST = 2**20  # tokens of a text
 SMALL = 2**16  # a size that is harmless whatever the weights are
@@ -41,7 +43,7 @@ def check_header(header: Any, weights: Mapping[str, Tensor], path: str) -> None:
     """
 
     def refuse(entry: str, value: Any, allowed: str) -> None:
-        raise ValueError(f"the header of {path} says {entry} {value!r}, which must be {allowed}; restore the file")
+        raise InputError(f"the header of {path} says {entry} {value!r}, which must be {allowed}; restore the file")
 
     if not isinstance(header, dict):
         refuse("", header, "an object")

@@ -14,6 +14,7 @@ from poly_agents.candidates.fingerprint import fingerprint
 from poly_agents.candidates.search import Search
 from poly_agents.candidates.store import Store
 from poly_agents.encoders.states import padded_index
+from poly_agents.errors import InputError
 from poly_agents.files import atomic, checkpoint
 from poly_agents.models import building, opening
 from poly_agents.rankers import agent_of, options_of
@@ -172,11 +173,11 @@ class TextRanker:
     ) -> list[list[Ranked]]:
         """Rank one pool of candidates for all contexts, or one for each. As `rank`, without its shorter forms."""
         if any(isinstance(pool, str) for pool in pools):
-            raise ValueError('candidates is a list of strings, got one string; write ["..."] to rank a single one')
+            raise InputError('candidates is a list of strings, got one string; write ["..."] to rank a single one')
         if len(pools) not in (1, len(contexts)):
-            raise ValueError(f"{len(contexts)} contexts need one list of candidates or as many, got {len(pools)}")
+            raise InputError(f"{len(contexts)} contexts need one list of candidates or as many, got {len(pools)}")
         if not all(len(pool) for pool in pools):
-            raise ValueError("there is nothing to rank: a list of candidates is empty")
+            raise InputError("there is nothing to rank: a list of candidates is empty")
         if not contexts:
             return []
         texts = list(dict.fromkeys(text for pool in pools for text in pool))

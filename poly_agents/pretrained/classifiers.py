@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from poly_agents.errors import InputError
 from poly_agents.options import Options
 from poly_agents.pretrained import hub_files, sentence_transformers
 from poly_agents.scoring import heads
@@ -67,12 +68,12 @@ def read_head(options: Options, source: str, tokenizer: Tokenizer) -> Pretrained
     if given is not None and (head is None or given != head.kind or classes > 1):
         return nothing
     if classes > 1:
-        raise ValueError(
+        raise InputError(
             f"{source} tells {classes} classes apart, a cross-encoder has one score (num_labels=1): give another "
             "--backbone, or --cross-head to train a new head on its encoder"
         )
     if head is None:
-        raise ValueError(
+        raise InputError(
             f"the head of {architecture} is not known here (those of {', '.join(CLASSIFIERS)} are, with their usual "
             "activations): give --cross-head to train a new one on its encoder"
         )
@@ -96,7 +97,7 @@ def read_linear_head(source: str, modules: list[sentence_transformers.Module]) -
         or dense["out_features"] != 1
         or sentence_transformers.ACTIVATIONS.get(dense["activation_function"]) != "identity"
     ):
-        raise ValueError(
+        raise InputError(
             f"{source} makes its score by {', '.join(kinds)}; cross takes one linear map of the pooled states: give "
             "--cross-head to train a new head on its encoder"
         )

@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from poly_agents.errors import InputError
+
 WEIGHTS = "model.safetensors", "pytorch_model.bin"
 
 
@@ -39,7 +41,7 @@ def settings(source: str, name: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore the file") from error
+        raise InputError(f"{path} is not JSON ({error}); restore the file") from error
 
 
 def tensors(source: str, names: Iterable[str], folder: str = "") -> dict[str, Tensor]:
@@ -63,7 +65,7 @@ def tensors(source: str, names: Iterable[str], folder: str = "") -> dict[str, Te
                 return {name: file.get_tensor(name).float() for name in names if name in saved}
         states = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return {name: states[name].float() for name in names if name in states}
-    raise ValueError(f"{source} has neither of {', '.join(WEIGHTS)}" + (f" in {folder}" if folder else ""))
+    raise InputError(f"{source} has neither of {', '.join(WEIGHTS)}" + (f" in {folder}" if folder else ""))
 
 
 def linear(source: str, names: dict[str, str], folder: str = "") -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def linear(source: str, names: dict[str, str], folder: str = "") -> dict[str, Te
     """
     saved = tensors(source, [f"{theirs}.{part}" for theirs in names for part in ("weight", "bias")], folder)
     if missing := [theirs for theirs in names if f"{theirs}.weight" not in saved]:
-        raise ValueError(
+        raise InputError(
             f"the checkpoint {source} lacks the weights of {', '.join(missing)}, which its settings promise"
         )
     renamed = {}

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, Model, WordLevel
 from tokenizers.processors import TemplateProcessing
 
+from poly_agents.errors import InputError
 from poly_agents.options import Options
 from poly_agents.pretrained import parlai_weights
 from poly_agents.text.frame import Frame
@@ -67,7 +68,7 @@ class ParlaiTokenizer(Tokenizer):
             steps = TextSteps(**saved["parlai"] | {"turn_ids": tuple(saved["parlai"]["turn_ids"])})
             return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], steps)
         except Exception as error:  # the backend raises plain exceptions
-            raise ValueError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
+            raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,9 +113,9 @@ def convert(path: str) -> ParlaiTokenizer:
     opt = parlai_weights.read_opt(path.removesuffix(".dict"))
     kind = opt.get("dict_tokenizer", "re")
     if kind not in BACKENDS:
-        raise ValueError(f"{path} was made with --dict-tokenizer {kind}; what can be converted: {', '.join(BACKENDS)}")
+        raise InputError(f"{path} was made with --dict-tokenizer {kind}; what can be converted: {', '.join(BACKENDS)}")
     if opt.get("dict_max_ngram_size", -1) > 1:
-        raise ValueError(f"{path} was made with --dict-max-ngram-size, which cannot be converted")
+        raise InputError(f"{path} was made with --dict-max-ngram-size, which cannot be converted")
     names = {name: opt.get(f"dict_{name}token", f"__{name}__") for name in ("null", "start", "end", "unk")}
     words = read_words(path, list(names.values()))
     if opt.get("person_tokens"):
@@ -170,12 +171,12 @@ def read_merges(path: str) -> list[tuple[str, str]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
     except OSError as error:
-        raise ValueError(f"--dict-tokenizer bpe needs {path} ({error}); restore the file") from error
+        raise InputError(f"--dict-tokenizer bpe needs {path} ({error}); restore the file") from error
     if not lines[0].startswith("#version: 0.2"):
-        raise ValueError(f"{path} is not of version 0.2 of subword-nmt's codes, the only one that can be converted")
+        raise InputError(f"{path} is not of version 0.2 of subword-nmt's codes, the only one that can be converted")
     merges = dict.fromkeys(tuple(line.strip("\r\n ").split(" ")) for line in lines[1:])
     if wrong := [merge for merge in merges if len(merge) != 2]:
-        raise ValueError(f"{path} is damaged: {' '.join(wrong[0])!r} are not two pieces; restore the file")
+        raise InputError(f"{path} is damaged: {' '.join(wrong[0])!r} are not two pieces; restore the file")
     return list(merges)
 
 
@@ -210,14 +211,14 @@ def byte_bpe_backend(path: str, opt: Mapping, words: dict[str, int], unknown: st
     files = [f"{path}-vocab.json", f"{path}-merges.txt"]
     if missing := [file for file in files if not Path(file).is_file()]:
         source = "; they are encoder.json and vocab.bpe in the folder gpt2 of ParlAI's data" if kind == "gpt2" else ""
-        raise ValueError(f"--dict-tokenizer {kind} needs {' and '.join(missing)}{source}")
+        raise InputError(f"--dict-tokenizer {kind} needs {' and '.join(missing)}{source}")
     vocabulary = json.loads(Path(files[0]).read_text(encoding="utf-8"))
     lines = Path(files[1]).read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     try:
         ids = {token: words[unescaped(token if kind == "bytelevelbpe" else escaped(token))] for token in vocabulary}
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error} of {files[0]}; restore both files") from error
+        raise InputError(f"{path} lacks {error} of {files[0]}; restore both files") from error
     prefix_space = kind == "bytelevelbpe" and opt.get("bpe_add_prefix_space") is not False
     backend = pipeline(BPE(ids, merges), pre_tokenizers.ByteLevel(add_prefix_space=prefix_space))
     backend.decoder = decoders.ByteLevel()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poly_agents.errors import InputError
 from poly_agents.files import option_files
 from poly_agents.files.checkpoint import Checkpoint, MappedWeights
 from poly_agents.options import flag
@@ -80,16 +81,16 @@ def read_opt(model_file: str) -> dict[str, Any]:
     try:
         opt = option_files.read(path)
     except FileNotFoundError as error:
-        raise ValueError(f"{model_file} is a file of torch without {path}, which says what ParlAI made it") from error
+        raise InputError(f"{model_file} is a file of torch without {path}, which says what ParlAI made it") from error
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the file") from error
+        raise InputError(f"{path} is damaged ({error}); restore the file") from error
     if _model_name(opt).startswith("poly_agents"):
-        raise ValueError(f"{model_file} is damaged or not a model of poly_agents (torch wrote it); restore the file")
+        raise InputError(f"{model_file} is damaged or not a model of poly_agents (torch wrote it); restore the file")
     if _model_name(opt) not in RANKERS:
-        raise ValueError(f"{model_file} is a {opt.get('model')} of ParlAI; what loads here are {', '.join(RANKERS)}")
+        raise InputError(f"{model_file} is a {opt.get('model')} of ParlAI; what loads here are {', '.join(RANKERS)}")
     for name in UNSUPPORTED:
         if opt.get(name):
-            raise ValueError(f"{model_file} was trained with {flag(name)} {opt[name]}, which no ranker here supports")
+            raise InputError(f"{model_file} was trained with {flag(name)} {opt[name]}, which no ranker here supports")
     return opt
 
 
@@ -140,11 +141,11 @@ def load_weights(model_file: str) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
         carried = match[1] if match else str(error).splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"{model_file} was not loaded: it carries {carried}, and only tensors and plain options are taken from it"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{model_file} is damaged or not a model of ParlAI ({error}); restore the file") from error
+        raise InputError(f"{model_file} is damaged or not a model of ParlAI ({error}); restore the file") from error
 
 
 def renamed(opt: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,7 +191,7 @@ def header(opt: Mapping, weights: Mapping[str, Tensor], model_file: str) -> dict
     try:
         config = encoder_config(opt, weights)
     except KeyError as error:
-        raise ValueError(f"{model_file} lacks {error}: it is not what its .opt says; restore both files") from error
+        raise InputError(f"{model_file} lacks {error}: it is not what its .opt says; restore both files") from error
     agent, positions = RANKERS[_model_name(opt)], config["max_position_embeddings"]
     text, label = (_truncation(opt, name) or positions for name in ("text_truncate", "label_truncate"))
     if agent == "cross":  # both texts and up to four special tokens share the positions

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from poly_agents.errors import InputError
 from poly_agents.options import Options, flag
 from poly_agents.pretrained import hub_files
 from poly_agents.scoring.ranker import PretrainedParts
@@ -54,11 +55,11 @@ def read(source: str, tokenizer: Tokenizer) -> list[Module]:
     for entry in hub_files.settings(source, "modules.json"):
         kind, folder = entry["type"].rpartition(".")[2], entry["path"]
         if kind == "Transformer" and folder:
-            raise ValueError(f"{source} keeps its encoder in {folder}/: copy the files there to the top of the folder")
+            raise InputError(f"{source} keeps its encoder in {folder}/: copy the files there to the top of the folder")
         modules.append(Module(kind, folder, hub_files.settings(source, f"{folder}/config.json") if folder else {}))
     lowercases = bool(modules) and hub_files.settings(source, "sentence_bert_config.json").get("do_lower_case")
     if lowercases and not tokenizer.lowercases:
-        raise ValueError(f"{source} lowercases before its tokenizer does; write that into its tokenizer.json")
+        raise InputError(f"{source} lowercases before its tokenizer does; write that into its tokenizer.json")
     return modules
 
 
@@ -81,7 +82,7 @@ def vectors(options: Options, source: str, tokenizer: Tokenizer) -> PretrainedPa
         return NOTHING
     kinds = [module.kind for module in modules]
     if kinds != [kind for kind in SINGLE_VECTOR if kind in kinds] or kinds[:2] != SINGLE_VECTOR[:2]:
-        raise ValueError(
+        raise InputError(
             f"{source} is made of {', '.join(kinds)}; bi takes Transformer and Pooling, then at most one Dense and a "
             "Normalize. Give another --backbone, or a copy without modules.json to start from the encoder alone"
         )
@@ -89,10 +90,10 @@ def vectors(options: Options, source: str, tokenizer: Tokenizer) -> PretrainedPa
     general, pooling = hub_files.settings(source, GENERAL), parts["Pooling"].settings
     similarity = general.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot") and options.bi_cosine is None:
-        raise ValueError(f"{source} compares by {similarity}; bi knows cosine and dot: give --bi-cosine true or false")
+        raise InputError(f"{source} compares by {similarity}; bi knows cosine and dot: give --bi-cosine true or false")
     known: dict[str, Any] = dict(prompts(general, options, source, tokenizer))
     if any(known.values()) and pooling.get("include_prompt") is False:
-        raise ValueError(f"{source} leaves its prompts out of the pooling, which bi cannot: give another --backbone")
+        raise InputError(f"{source} leaves its prompts out of the pooling, which bi cannot: give another --backbone")
     if options.reduction is None:
         known["reduction"] = reduction(pooling, source)
     known["bi_cosine"] = "Normalize" in kinds or similarity == "cosine"
@@ -114,7 +115,7 @@ def reduction(pooling: dict[str, Any], source: str) -> str:
     mode = pooling.get("pooling_mode") or [name for setting, name in EARLIER.items() if pooling.get(setting)]
     modes = [mode] if isinstance(mode, str) else list(mode) or ["mean"]
     if len(modes) > 1 or modes[0] not in POOLINGS:
-        raise ValueError(
+        raise InputError(
             f"{source} pools by {' and '.join(modes)}; bi knows {', '.join(POOLINGS)}: give another --backbone, or "
             "--reduction to train with one of its own"
         )
@@ -126,7 +127,7 @@ def dense_layer(module: Module, source: str) -> tuple[int, str]:
     dense = module.settings
     activation = ACTIVATIONS.get(dense.get("activation_function"))
     if activation is None or dense.get("use_residual") or "token" in dense.get("module_input_name", ""):
-        raise ValueError(f"the dense layer of {source} is none of W x + b and tanh(W x + b): give another --backbone")
+        raise InputError(f"the dense layer of {source} is none of W x + b and tanh(W x + b): give another --backbone")
     return dense["out_features"], activation
 
 
@@ -183,7 +184,7 @@ def read_modules_form(source: str, tokenizer: Tokenizer) -> Colbert | None:
     is_pylate = general.get("model_type") == "ColBERT"
     allowed = {"Transformer", "Dense"} if is_pylate else {"Transformer", "Dense", "MultiVectorMask", "Normalize"}
     if set(kinds) - allowed or not (is_pylate or "Normalize" in kinds):
-        raise ValueError(
+        raise InputError(
             f"{source} is made of {', '.join(kinds)}; late takes ColBERT's: Transformer, Dense, normalised vectors"
         )
     if is_pylate:
@@ -208,7 +209,7 @@ def projection(source: str, module: Module) -> Tensor:
     dense = module.settings
     is_linear = ACTIVATIONS.get(dense.get("activation_function")) == "identity"
     if not is_linear or dense.get("bias") or dense.get("use_residual"):
-        raise ValueError(f"{source}/{module.folder} is more than a linear map, which late's projection is")
+        raise InputError(f"{source}/{module.folder} is more than a linear map, which late's projection is")
     return hub_files.linear(source, {"linear": "project"}, module.folder)["project.weight"]
 
 
@@ -233,7 +234,7 @@ def prompts(general: dict[str, Any], options: Options, source: str, tokenizer: T
     chosen = {"context_prompt": texts.get("query", usual), "candidate_prompt": candidate}
     for name, text in chosen.items():
         if getattr(options, name) is None and not tokenizer.separates(text):
-            raise ValueError(
+            raise InputError(
                 f"the tokenizer of {source} joins the prompt {text!r} with the first word of a text, so they cannot be "
                 f"tokenized apart as bi and late do; give {flag(name)} to have it so all the same"
             )

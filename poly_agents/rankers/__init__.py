@@ -9,6 +9,7 @@ import pkgutil
 import re
 from typing import Any
 
+from poly_agents.errors import InputError
 from poly_agents.options import unknown
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.ranker_options import RankerOptions
@@ -33,7 +34,7 @@ def ranker_class(agent: str) -> type[Ranker]:
     'PolyRanker'
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", agent):
-        raise ValueError(f"{agent!r} is not the name of a ranker; there are {', '.join(names())}")
+        raise InputError(f"{agent!r} is not the name of a ranker; there are {', '.join(names())}")
     module = f"{__name__}.{agent}"
     if agent not in names():
         raise ModuleNotFoundError(f"there is no ranker {agent!r}; there are {', '.join(names())}", name=module)

@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.encoder_decoder import EncoderDecoder
 from poly_agents.encoders.states import TokenStates, take_rows
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
@@ -64,7 +65,7 @@ class Ed2lmOptions(RankerOptions):
         for name in ("ed2lm_text_weight", "ed2lm_true_weight", "ed2lm_rank_weight"):
             at_least(self, name, 0)
         if self.precision == "float16":
-            raise ValueError("--precision float16: T5's states outgrow its range; give bfloat16 or float32")
+            raise InputError("--precision float16: T5's states outgrow its range; give bfloat16 or float32")
 
 
 class Reading(NamedTuple):

@@ -32,6 +32,7 @@ from poly_agents.encoders.attention import KeysValues, attend, attend_beside, me
 from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.layers import Layer, feed_forward, layer_output
 from poly_agents.encoders.states import by_length
+from poly_agents.errors import InputError
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
@@ -80,7 +81,7 @@ class MixOptions(RankerOptions):
         super().__post_init__()
         at_least(self, "mix_vectors", 0)
         if self.mix_layers and not re.fullmatch(r"last\d*|\d+(,\d+)*", self.mix_layers):
-            raise ValueError(f"--mix-layers must be last, last3, or numbers as 4,6; got {self.mix_layers!r}")
+            raise InputError(f"--mix-layers must be last, last3, or numbers as 4,6; got {self.mix_layers!r}")
 
     @property
     def vectors(self) -> int:
@@ -99,7 +100,7 @@ class MixOptions(RankerOptions):
         else:
             chosen = sorted({int(number) for number in named.split(",")})
         if not chosen or chosen[0] < 1 or chosen[-1] > count:
-            raise ValueError(f"--mix-layers {named}: the encoder has layers 1 to {count}")
+            raise InputError(f"--mix-layers {named}: the encoder has layers 1 to {count}")
         return chosen
 
 

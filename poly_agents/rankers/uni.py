@@ -22,6 +22,7 @@ from poly_agents.encoders import layers
 from poly_agents.encoders.attention import KeysValues, attend, attend_beside, merge, split
 from poly_agents.encoders.layers import Layer, layer_output
 from poly_agents.encoders.states import token_budget
+from poly_agents.errors import InputError
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
@@ -112,7 +113,7 @@ class UniRanker(Ranker):
         super().__init__(options, frame, build)
         model = self.context_encoder.model
         if layers.has_relative_positions(model):
-            raise ValueError(
+            raise InputError(
                 f"the attention of {model.config.model_type} depends on the distance of two tokens, and candidates at "
                 "the same positions have none; give a --backbone of the BERT family"
             )
@@ -133,7 +134,7 @@ class UniRanker(Ranker):
     def score_encoded(self, contexts: Tokens, encoded: Tokens) -> Tensor:
         most = int(encoded.mask.any(-1).sum(-1).max())
         if most > self.options.uni_pool:
-            raise ValueError(
+            raise InputError(
                 f"a context has {most} candidates, --uni-pool allows {self.options.uni_pool}; rank the best of another "
                 "system, give fewer (-ecands inline, or a shorter -fcp FILE), or raise --uni-pool if memory allows"
             )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from poly_agents.encoders.attention import KeysValues, attend, attention_logits, merge, split, weights
 from poly_agents.encoders.states import TokenStates
+from poly_agents.errors import InputError
 
 
 class MultiHead(nn.Module):
@@ -22,7 +23,7 @@ class MultiHead(nn.Module):
         """
         super().__init__()
         if width % heads:
-            raise ValueError(f"{heads} heads cannot share a width of {width}; give a number that divides it")
+            raise InputError(f"{heads} heads cannot share a width of {width}; give a number that divides it")
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.heads = heads
 

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.states import chain, take_rows
+from poly_agents.errors import InputError
 from poly_agents.files.checkpoint import Weights
 from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.frame import Frame
@@ -256,7 +257,7 @@ class Ranker(nn.Module, ABC):
         own = self.tensors()
         wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
         if wrong:
-            raise ValueError(
+            raise InputError(
                 f"{source} does not fit these options: {len(wrong)} weights differ, first {wrong[0]!r}; "
                 "give the options it was trained with, or none"
             )

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from tokenizers import Tokenizer as Backend
 
+from poly_agents.errors import InputError
 from poly_agents.files.atomic import write_text
 from poly_agents.options import Options
 from poly_agents.text.frame import Frame, read_frame
@@ -39,10 +40,10 @@ class Tokenizer:
 
         tokenizer = AutoTokenizer.from_pretrained(source)
         if not tokenizer.is_fast:
-            raise ValueError(f"{source} has only a slow tokenizer; convert it to a tokenizer.json first")
+            raise InputError(f"{source} has only a slow tokenizer; convert it to a tokenizer.json first")
         turn_id = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         if turn_id is None:
-            raise ValueError(f"the tokenizer of {source} has no separator and no end token to put between turns")
+            raise InputError(f"the tokenizer of {source} has no separator and no end token to put between turns")
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return cls(Backend.from_str(tokenizer.backend_tokenizer.to_str()), pad_id, turn_id)
 
@@ -52,7 +53,7 @@ class Tokenizer:
         try:
             return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], saved["turn_id"])
         except Exception as error:  # the backend raises plain exceptions
-            raise ValueError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
+            raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
     def save(self, path: str) -> None:
         """Write the tokenizer as one JSON file."""
@@ -129,7 +130,7 @@ def read_saved(path: str) -> dict[str, Any]:
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a tokenizer of poly_agents ({error}); restore the file") from error
+        raise InputError(f"{path} is not a tokenizer of poly_agents ({error}); restore the file") from error
     if not isinstance(saved, dict):
-        raise ValueError(f"{path} is not a tokenizer of poly_agents (no JSON object); restore the file")
+        raise InputError(f"{path} is not a tokenizer of poly_agents (no JSON object); restore the file")
     return saved

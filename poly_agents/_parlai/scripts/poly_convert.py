@@ -3,6 +3,8 @@
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
+from poly_agents.errors import InputError
+
 DESCRIPTION = """Convert a transformer/biencoder, polyencoder or crossencoder of ParlAI to the format of poly_agents.
 
 Such models also load without conversion. A converted model loads faster, cannot run code, and needs no ParlAI. It has
@@ -33,6 +35,6 @@ class PolyConvert(ParlaiScript):
 
         source, out = self.opt["model_file"], self.opt["out"]
         if os.path.exists(out):
-            raise ValueError(f"--out {out}: there is a file already; give another path")
+            raise InputError(f"--out {out}: there is a file already; give another path")
         agent, size = TextRanker.convert(source, out).header()["agent"], os.path.getsize(out) / 2**20
         print(f"{source} is now {out}, a poly_agents/{agent} of {size:,.1f} MB")

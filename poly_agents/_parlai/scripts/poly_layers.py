@@ -3,6 +3,8 @@
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
+from poly_agents.errors import InputError
+
 
 @register_script("poly_layers")
 class PolyLayers(ParlaiScript):
@@ -43,7 +45,7 @@ class PolyLayers(ParlaiScript):
         models = {"cross": load(self.opt["cross_model"])}
         kind = agent_of(type(models["cross"].ranker))
         if kind != "cross":
-            raise ValueError(
+            raise InputError(
                 f"--cross-model {self.opt['cross_model']} is a model of {kind}; give one of -m poly_agents/cross"
             )
         opt, split = self.opt, self.opt["datatype"].split(":")[0]
@@ -51,7 +53,7 @@ class PolyLayers(ParlaiScript):
         with_candidates = (example for example in teachers.response_examples(opt, split) if example.candidates)
         examples = list(islice(with_candidates, count))
         if not examples:
-            raise ValueError(f"the {split} examples of {opt['task']} bring no candidates to rank; give another --task")
+            raise InputError(f"the {split} examples of {opt['task']} bring no candidates to rank; give another --task")
         if opt.get("bi_model"):
             models["bi"] = load(opt["bi_model"])
         print(layer_sweep.run(models, examples, Path(opt.get("out") or f"{opt['cross_model']}.layers")))

@@ -3,6 +3,8 @@
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
+from poly_agents.errors import InputError
+
 DESCRIPTION = """Mine hard negatives: responses of other training examples that a trained model scores high.
 
 Give the file to train_model as --hard-negatives-file. A killed run resumes.
@@ -43,7 +45,7 @@ class PolyMine(ParlaiScript):
         from poly_agents.learning import negatives
 
         if self.opt["hard_negatives"] < 1:
-            raise ValueError(f"--hard-negatives must be at least 1, got {self.opt['hard_negatives']}")
+            raise InputError(f"--hard-negatives must be at least 1, got {self.opt['hard_negatives']}")
         examples = list(teachers.response_examples(self.opt, "train"))
         model, out = load(self.opt["model_file"]), self.opt["out"]
         negatives.mine(out, model, examples, self.opt["hard_negatives"], self.opt["hard_negatives_margin"])

@@ -3,6 +3,8 @@
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
+from poly_agents.errors import InputError
+
 DESCRIPTION = """Checkpoints by name.
 
   parlai poly_zoo                            the list
@@ -59,7 +61,7 @@ class PolyZoo(ParlaiScript):
         if words and words[0] in ("card", "publish"):
             return self._publish(words)
         if len(words) > 1:
-            raise ValueError(f"one name at a time, or card, or publish and a folder; got {' '.join(words)}")
+            raise InputError(f"one name at a time, or card, or publish and a folder; got {' '.join(words)}")
         if words:
             return self._fetch(words[0])
         print(listing.markdown() if opt["markdown"] else listing.plain())
@@ -82,7 +84,7 @@ class PolyZoo(ParlaiScript):
 
         opt = self.opt
         if not opt["model_file"]:
-            raise ValueError(f"{words[0]} needs -mf MODEL, the trained model")
+            raise InputError(f"{words[0]} needs -mf MODEL, the trained model")
         reports = [path for path in (opt["report"] or "").split(",") if path]
         details = {"reports": reports, "licence": opt["license"], "language": opt["language"]}
         if words == ["card"]:
@@ -92,4 +94,4 @@ class PolyZoo(ParlaiScript):
             if opt["push"]:
                 print(publishing.push(words[1], opt["push"], opt["token"]))
         else:
-            raise ValueError(f"it is `card -mf MODEL` or `publish FOLDER -mf MODEL`; got {' '.join(words)}")
+            raise InputError(f"it is `card -mf MODEL` or `publish FOLDER -mf MODEL`; got {' '.join(words)}")

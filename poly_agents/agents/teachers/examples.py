@@ -5,6 +5,8 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from poly_agents.errors import InputError
+
 CANDIDATES = 20  # drawn for each context in evaluation if the data set brings none
 PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
@@ -48,7 +50,7 @@ def draw_candidates(examples: Sequence[Example], seed: str, count: int = CANDIDA
     """
     pool = list({normalized(example.response): example.response for example in examples}.items())
     if len(pool) < count:
-        raise ValueError(
+        raise InputError(
             f"{count} candidates need as many different responses, there are {len(pool)}; add examples, or give each "
             "example its own candidates"
         )

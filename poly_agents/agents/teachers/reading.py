@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from poly_agents.files.download import Download, DownloadError, Elsewhere, find
+from poly_agents.errors import DownloadError, InputError, MissingPackageError
+from poly_agents.files.download import Download, Elsewhere, find
 from poly_agents.files.lines import bounded
 
 BAD_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what parsing a malformed row raises
@@ -31,7 +32,7 @@ def find_given(data_files: str | Path, names: Sequence[str]) -> Path:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise ValueError(f"--data-files {data_files}: there is no {' or '.join(names)} in it, plain or as .gz")
+    raise InputError(f"--data-files {data_files}: there is no {' or '.join(names)} in it, plain or as .gz")
 
 
 def find_downloaded(files: Sequence[Download | Elsewhere], names: Sequence[str], folder: Path) -> Path:
@@ -55,7 +56,7 @@ def open_binary(path: Path) -> IO[bytes]:
         try:
             zstandard = importlib.import_module("zstandard")
         except ImportError as error:
-            raise ImportError(f"{path} is compressed by zstandard: pip install zstandard") from error
+            raise MissingPackageError(f"{path} is compressed by zstandard: pip install zstandard") from error
         decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
         return io.BufferedReader(decompressor.stream_reader(path.open("rb")))
     return {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)(path, "rb")
@@ -85,7 +86,7 @@ def rows(path: Path, parse: Callable[[str], Any], on_error: Callable[[str, Excep
 
 def raise_bad_row(place: str, error: Exception) -> None:
     """Raise a ValueError that says where a bad row is and what is wrong with it."""
-    raise ValueError(describe(place, error)) from error
+    raise InputError(describe(place, error)) from error
 
 
 def describe(place: str, error: Exception) -> str:
@@ -101,7 +102,7 @@ def columns(line: str, count: int) -> list[str]:
     """Split a line at its tabs into exactly `count` columns. Raises ValueError for any other number."""
     texts = line.split("\t")
     if len(texts) != count:
-        raise ValueError(f"a row has {count} columns separated by tabs, got {len(texts)}")
+        raise InputError(f"a row has {count} columns separated by tabs, got {len(texts)}")
     return texts
 
 
@@ -109,5 +110,5 @@ def json_object(line: str) -> dict[str, Any]:
     """Parse a line of JSON lines. Raises ValueError if it is not one JSON object."""
     row = json.loads(line)
     if not isinstance(row, dict):
-        raise ValueError(f"a line is one JSON object, got {type(row).__name__}")
+        raise InputError(f"a line is one JSON object, got {type(row).__name__}")
     return row

@@ -21,8 +21,9 @@ from parlai.utils.strings import normalize_reply
 from poly_agents.agents.teachers.examples import Example
 from poly_agents.agents.teachers.order import Shuffles, Stream, epoch_random, shuffle_buffer
 from poly_agents.agents.teachers.reading import describe, find_downloaded, find_given, rows
+from poly_agents.errors import DownloadError, InputError
 from poly_agents.files.checkpoint import examples_seen
-from poly_agents.files.download import Download, DownloadError, Elsewhere
+from poly_agents.files.download import Download, Elsewhere
 from poly_agents.options import flag
 from poly_agents.text.turns import TurnFormat
 
@@ -85,7 +86,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         else:
             self.examples = shared["examples"] if shared else list(self._read_split())
             if not self.examples:
-                raise ValueError(f"the task {self.id} has no {self.split} examples")
+                raise InputError(f"the task {self.id} has no {self.split} examples")
         self.random = self.training and "ordered" not in opt["datatype"] and not self.stream
         self.shuffles = shared["shuffles"] if shared else Shuffles(len(self.examples), opt.get("seed"))
         resumes = self.cycle and opt.get("load_from_checkpoint") and opt.get("model_file")
@@ -199,7 +200,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
                 empty = False
                 yield example
             if empty:
-                raise ValueError(f"the task {self.id} has no {self.split} examples")
+                raise InputError(f"the task {self.id} has no {self.split} examples")
             if not self.cycle:
                 return
 
@@ -216,7 +217,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         try:
             if self.FILES and self.opt.get("datapath"):
                 return find_downloaded(self.FILES, names, Path(self.opt["datapath"], "poly_agents", task))
-            raise ValueError(f"the task {self.id} needs --data-files: the folder that holds {' or '.join(names)}")
+            raise InputError(f"the task {self.id} needs --data-files: the folder that holds {' or '.join(names)}")
         except (ValueError, DownloadError) as error:
             kind = DownloadError if isinstance(error, DownloadError) else ValueError
             raise kind(f"{error}; {self.WHERE}" if self.WHERE else str(error)) from error
@@ -229,7 +230,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         """Raise an error for a bad row, or count it with `--skip-bad-rows` and warn at the end."""
         problem = describe(place, error)
         if not self.opt.get("skip_bad_rows"):
-            raise ValueError(f"{problem}; --skip-bad-rows true leaves such rows out") from error
+            raise InputError(f"{problem}; --skip-bad-rows true leaves such rows out") from error
         if not self.skipped:
             self.first_skipped = problem
         self.skipped += 1
@@ -238,13 +239,13 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
         """Return an option that must be at least 1."""
         value = self.opt.get(name, default)
         if value < 1:
-            raise ValueError(f"{flag(name)} must be at least 1, got {value}")
+            raise InputError(f"{flag(name)} must be at least 1, got {value}")
         return value
 
     def only_for_a_submission(self) -> None:
         """Refuse a split whose labels are hidden, unless it is ranked for a submission."""
         if not self.opt.get("submission"):
-            raise ValueError(
+            raise InputError(
                 f"the labels of {self.id}'s {self.split} set are hidden: give eval_model --submission FILE, "
                 "which needs none, or another split"
             )
@@ -258,5 +259,5 @@ def variant(task: str, known: Collection[str] | None = None) -> str:
     """
     given = ":".join(task.split(":")[2:])
     if known is not None and given not in known:
-        raise ValueError(f"the task {task}: there is no variant {given!r}; known: {', '.join(filter(None, known))}")
+        raise InputError(f"the task {task}: there is no variant {given!r}; known: {', '.join(filter(None, known))}")
     return given

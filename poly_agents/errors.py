@@ -1,0 +1,27 @@
+"""The exceptions of poly_agents. Each says in one sentence what came, what is allowed and what to do.
+
+`except PolyAgentsError` catches all that is raised on purpose. Whatever else comes out of this package is its fault.
+The commands print these sentences without a traceback; `--debug` shows it.
+"""
+
+
+class PolyAgentsError(Exception):
+    """Base of all exceptions that poly_agents raises on purpose."""
+
+
+class InputError(PolyAgentsError, ValueError):
+    """An argument, an option or the content of a file cannot be used."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+    __str__ = Exception.__str__  # that of OSError would print an errno
+
+
+class MissingPackageError(PolyAgentsError, ImportError):
+    """An optional package has to be installed first."""
+
+
+class DownloadError(PolyAgentsError):
+    """A file cannot be fetched, or what came is not what its table promises."""
