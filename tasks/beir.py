@@ -8,12 +8,17 @@ Sizes      of SciFact: 5,183 documents; queries train 809, test 300, with 919 an
 Context    the query
 Candidates those of a run file; without one the examples have none, and the corpus is the pool (below)
 Files      `corpus.jsonl` {"_id", "title", "text"}, `queries.jsonl` {"_id", "text"},
-           `qrels/{train,dev,test}.tsv` ("query-id corpus-id score", separated by tabs, under that header)
+           `qrels/{train,dev,test}.tsv` ("query-id corpus-id score", separated by tabs, under that header); ids may be
+           numbers or quoted
 
 `-t poly_agents:beir --data-files FOLDER` reads the folder of one data set, `-t poly_agents:beir:NAME` downloads one, or
 reads the folder NAME in `--data-files`. CQADupStack is twelve data sets, `-t poly_agents:beir:cqadupstack:android` and
 so on; its published figure is their mean. A document is its title, a space and its text, as in sentence-transformers'
 evaluation. Labels are the texts of the relevant documents, the best judged first. Queries without any are left out.
+
+Relevant documents that the corpus lacks, or that have no words, count as missed, as in trec_eval: in ArguAna a few
+queries have no other ones. Documents with equal texts are one candidate with the best of their grades; a submission
+gives all their ids. Of two texts under one id the last counts, as in BEIR's own loader. A log line counts each.
 
 Re-ranking: `--beir-run FILE` is a TREC run ("query Q0 document rank score tag", sorted here by score) or JSON lines
 ({"query_id": ..., "documents": [ids, best first]}). The first `--beir-top` documents of a query are its candidates and
@@ -21,7 +26,7 @@ Re-ranking: `--beir-run FILE` is a TREC run ("query Q0 document rank score tag",
 evaluation the candidates stay as they were found, so a query without a relevant one needs `--ignore-bad-candidates
 true`. In training the relevant documents are added.
 
-Retrieval: write the corpus as candidates, then rank all of it. Documents without a word are not in it.
+Retrieval: write the corpus as candidates, then rank all of it. Documents without words are not in it.
 
     python -m poly_agents.tasks.beir FOLDER candidates.jsonl
     parlai eval_model -mf MODEL -t poly_agents:beir --data-files FOLDER -dt test -ecands fixed -fcp candidates.jsonl
@@ -29,12 +34,12 @@ Retrieval: write the corpus as candidates, then rank all of it. Documents withou
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poly_agents.agents.teachers.examples import Example
-from poly_agents.agents.teachers.reading import columns, json_object, rows
+from poly_agents.agents.teachers.reading import as_id, csv_fields, finite, id_at, json_object, list_at, rows, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher, logging, variant
 from poly_agents.errors import InputError
 from poly_agents.evaluation.submissions import Ranking, trec
@@ -96,25 +101,36 @@ class BeirTeacher(ResponseTeacher):
         judged = self.judgements("dev" if split == "valid" else split)
         runs = self.run(split)
         wanted = {document for query in judged for document in (*judged[query], *runs.get(query, ()))}
-        lines = self.rows(self.path(f"{self.folder}corpus.jsonl"), read_object)
-        texts = {line["_id"]: text_of(line) for line in lines if line["_id"] in wanted}
-        for query, text in self.rows(self.path(f"{self.folder}queries.jsonl"), parse_query):
+        documents = self.rows(self.path(f"{self.folder}corpus.jsonl"), parse_document)
+        texts = by_id((row for row in documents if row[0] in wanted), "documents")
+        path = self.path(f"{self.folder}queries.jsonl")
+        queries = by_id((row for row in self.rows(path, parse_query) if row[0] in judged), "queries")
+        if judged and not queries:
+            raise InputError(f"{path} has none of the judged queries; the first of these is {next(iter(judged))!r}")
+        lost = sum(grade > 0 and not texts.get(d) for query in queries for d, grade in judged[query].items())
+        if lost and split != "train":
+            logging.warning(f"{lost:,} relevant documents are not in the corpus, or empty there: they count as missed")
+        for query, text in queries.items():
             there = set(runs.get(query, ()))
-            right = [d for d, grade in judged.get(query, {}).items() if grade > 0 and texts.get(d)]
+            right = [document for document, grade in judged[query].items() if grade > 0]
             right.sort(key=lambda document: (document not in there, -judged[query][document]))
-            if not right:
+            known = [document for document in right if texts.get(document)]
+            if not right or (split == "train" and not known):
                 continue
-            response, *others = (texts[document] for document in right)
+            missed = [judged[query][document] for document in right if document not in known]
+            response, *others = [texts[document] for document in known] or [f"document {right[0]}, not in the corpus"]
+            example = Example([text], response, None, others, id=query, missed=missed)
             if not self.opt.get("beir_run"):
-                yield Example([text], response, None, others, id=query)
+                yield example
                 continue
             pool = [document for document in runs.get(query, ()) if texts.get(document)]
-            pool += [document for document in right if split == "train" and document not in there]
+            pool += [document for document in known if split == "train" and document not in there]
             if not pool:
                 logging.warning(f"--beir-run {self.opt['beir_run']} has no documents for the query {query}; left out")
                 continue
             grades = [judged[query].get(document, 0.0) for document in pool]
-            yield Example([text], response, [texts[document] for document in pool], others, grades, query, pool)
+            candidates = [texts[document] for document in pool]
+            yield example._replace(candidates=candidates, grades=grades, candidate_ids=pool)
 
     def judgements(self, name: str) -> Judgements:
         """Read the grades of the documents of every query."""
@@ -143,33 +159,46 @@ class BeirTeacher(ResponseTeacher):
         }
 
 
-def read_object(line: str) -> dict[str, Any]:
-    """Parse a document or a query. Raises ValueError if its id or its text is no text."""
-    row = json_object(line)
-    if not isinstance(row["_id"], str) or not isinstance(row["text"], str):
-        raise InputError("_id and text must be texts")
-    return row
+def parse_document(line: str) -> tuple[str, str]:
+    """Parse a document: its id, and its title and text.
 
-
-def text_of(row: dict[str, Any]) -> str:
-    """Join the title and the text of a document.
-
-    >>> text_of({"_id": "7", "title": "Rain", "text": "It falls."}), text_of({"_id": "8", "text": "No title."})
-    ('Rain It falls.', 'No title.')
+    >>> parse_document('{"_id": 7, "title": "Rain", "text": "It falls."}')
+    ('7', 'Rain It falls.')
     """
-    return f"{row.get('title') or ''} {row['text']}".strip()
+    row = json_object(line)
+    title = text_at(row, "title") if row.get("title") else ""
+    return id_at(row, "_id"), f"{title} {text_at(row, 'text')}".strip()
 
 
 def parse_query(line: str) -> tuple[str, str]:
     """Parse a query: its id and its text."""
-    row = read_object(line)
-    return row["_id"], row["text"]
+    row = json_object(line)
+    return id_at(row, "_id"), text_at(row, "text")
+
+
+def by_id(found: Iterable[tuple[str, str]], name: str) -> dict[str, str]:
+    """Return texts by their ids. Of two texts under one id the last counts; a warning says how many `name` had two."""
+    texts: dict[str, str] = {}
+    changed = 0
+    for key, text in found:
+        changed += texts.setdefault(key, text) != text
+        texts[key] = text
+    if changed:
+        logging.warning(f"{changed:,} {name} have the id of another one with other words: the last one counts")
+    return texts
 
 
 def parse_judgement(line: str) -> tuple[str, str, float] | None:
-    """Parse a judgement: query, document and grade. Returns None for the header."""
-    query, document, grade = columns(line, 3)
-    return None if [query, document, grade] == HEADER else (query, document, float(grade))
+    """Parse a judgement: query, document and grade. Returns None for the header.
+
+    >>> parse_judgement('"q1"\\td1\\t2')
+    ('q1', 'd1', 2.0)
+    """
+    fields = csv_fields(line, "\t")
+    if len(fields) != 3:
+        raise InputError(f"a row has 3 columns separated by tabs, got {len(fields)}")
+    query, document, grade = fields
+    return None if fields == HEADER else (query, document, finite(grade))
 
 
 def parse_trec_run(line: str) -> tuple[str, list[tuple[str, float]]]:
@@ -177,15 +206,14 @@ def parse_trec_run(line: str) -> tuple[str, list[tuple[str, float]]]:
     fields = line.split()
     if len(fields) != 6:
         raise InputError(f"a line of a TREC run has 6 columns, got {len(fields)}")
-    return fields[0], [(fields[2], float(fields[4]))]
+    return fields[0], [(fields[2], finite(fields[4]))]
 
 
 def parse_json_run(line: str) -> tuple[str, list[tuple[str, float]]]:
     """Parse a JSON line with the documents of a query, best first."""
     row = json_object(line)
-    if not isinstance(row["documents"], list):
-        raise InputError("documents must be a list of ids")
-    return row["query_id"], [(str(document), -float(place)) for place, document in enumerate(row["documents"])]
+    documents = [as_id(document, "a document") for document in list_at(row, "documents")]
+    return id_at(row, "query_id"), [(document, -float(place)) for place, document in enumerate(documents)]
 
 
 def write_run(out: str | Path, found: Mapping[str, Sequence[tuple[str, float]]]) -> None:
@@ -194,17 +222,23 @@ def write_run(out: str | Path, found: Mapping[str, Sequence[tuple[str, float]]])
     atomic.write_text(out, trec(rankings))
 
 
-def documents(folder: str | Path) -> Iterator[dict[str, str]]:
-    """Yield the documents of a corpus as candidates with `text` and `id`, without those that have no word."""
+def documents(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a corpus as candidates with `text` and `id`, without those that have no words.
+
+    Documents with equal texts are one candidate. `same` has the ids of the others.
+    """
     path = Path(folder, "corpus.jsonl")
     path = path if path.is_file() else path.with_name("corpus.jsonl.gz")
-    for row in rows(path, read_object):
-        if text_of(row):
-            yield {"text": text_of(row), "id": row["_id"]}
+    ids: dict[str, list[str]] = {}
+    for document, text in by_id(rows(path, parse_document), "documents").items():
+        ids.setdefault(text, []).append(document)
+    for text, (first, *same) in ids.items():
+        if text:
+            yield {"text": text, "id": first} | ({"same": same} if same else {})
 
 
 def write_corpus(folder: str | Path, out: str | Path) -> int:
-    """Write the corpus as JSON lines, which `-fcp` reads. Returns the number of documents."""
+    """Write the corpus as JSON lines, which `-fcp` reads. Returns the number of candidates."""
     lines = [json.dumps(document, ensure_ascii=False) for document in documents(folder)]
     atomic.write_text(out, "\n".join(lines) + "\n")
     return len(lines)
@@ -217,4 +251,4 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if not given.out.endswith(".jsonl"):
         parser.error(f"the name must end in .jsonl, got {given.out}")
-    print(f"{write_corpus(given.folder, given.out)} documents in {given.out}")
+    print(f"{write_corpus(given.folder, given.out)} candidates in {given.out}; documents with equal texts are one")

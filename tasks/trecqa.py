@@ -16,10 +16,10 @@ Questions without any right answer are left out, as trec_eval does. The usual nu
 whose sentences are all right; `-t poly_agents:trecqa:raw` keeps them.
 """
 
-import csv
 from collections.abc import Iterator
 
 from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import csv_fields
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
@@ -49,10 +49,7 @@ class TrecqaTeacher(ResponseTeacher):
 
 def parse(line: str) -> Answer | None:
     """Parse a row. Returns None for the header."""
-    try:
-        (fields,) = csv.reader([line], strict=True)
-    except csv.Error as error:
-        raise InputError(f"not a row of a CSV file: {error}") from error
+    fields = csv_fields(line)
     if fields == COLUMNS:
         return None
     if len(fields) != len(COLUMNS):

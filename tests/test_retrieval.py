@@ -56,7 +56,13 @@ def test_beir_s_corpus_is_a_file_of_candidates(tmp_path):
     ("file", "line", "place"),
     [
         ("corpus.jsonl", '{"_id": "x"}', r"corpus\.jsonl:6: there is no 'text'"),
-        ("queries.jsonl", '{"_id": 3, "text": "a"}', r"queries\.jsonl:5: _id and text must be texts"),
+        (
+            "queries.jsonl",
+            '{"_id": null, "text": "a"}',
+            r"queries\.jsonl:5: _id must be a text or a whole number, got None",
+        ),
+        ("queries.jsonl", '{"_id": 3, "text": ["a"]}', r"queries\.jsonl:5: text must be a text, got \['a'\]"),
+        ("qrels/test.tsv", "q1\td1\tinf", r"test\.tsv:7: a finite number is expected, got inf"),
         ("qrels/test.tsv", "q1\td1", r"test\.tsv:7: a row has 3 columns separated by tabs, got 2"),
         ("qrels/test.tsv", "q1\td1\tgood", r"test\.tsv:7: could not convert string to float: 'good'"),
     ],

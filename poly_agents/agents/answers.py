@@ -45,7 +45,8 @@ def submit(evaluation: Evaluation, examples: Sequence[RankedExample], scored: Sc
         evaluation: holds the file.
         examples: the contexts.
         scored: their candidates.
-        store: the store whose rows the candidates are; None: each example brings its own, with ids.
+        store: the store whose rows the candidates are; None: each example brings its own, with ids. A row has the `id`
+            of its candidate, and in `same` those of others with the same text.
 
     Raises:
         ValueError: candidates or examples have no ids.
@@ -60,8 +61,9 @@ def submit(evaluation: Evaluation, examples: Sequence[RankedExample], scored: Sc
         example_id, task = message.get("example_id"), message.get("id", "the task")
         if store is not None:
             values, order = top(line, submission.format.limit)
-            ids = [store[row[column]].get("id") for column in order.tolist()]
-            submission.add(example_id, ids, values.tolist(), line.double().logsumexp(0).item(), task)
+            found = [(store[row[column]], value) for column, value in zip(order.tolist(), values.tolist(), strict=True)]
+            ids, values = zip(*((i, v) for c, v in found for i in (c.get("id"), *c.get("same", ()))), strict=True)
+            submission.add(example_id, ids, values, line.double().logsumexp(0).item(), task)
         elif scored.pool.index is None:
             raise InputError("--submission needs candidates with ids: the task's own (-ecands inline) or a store's")
         else:

@@ -14,7 +14,7 @@ from torch import Tensor
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.pool import Pool
 from poly_agents.errors import InputError
-from poly_agents.evaluation.measures import RelevantRanks, measures, ranked
+from poly_agents.evaluation.measures import RelevantRanks, measures, ranked, with_missed
 from poly_agents.evaluation.ranks_file import RanksFile, finite
 from poly_agents.evaluation.submissions import FORMATS, Submission
 from poly_agents.files.digests import text_digest
@@ -164,7 +164,11 @@ class Evaluation:
         if any(example.grades is not None for example in examples):
             grades = [dict.fromkeys(e.right, 1.0) if e.grades is None else e.grades for e in examples]
             graded = ranked(scored.scores, scored.relevance(grades), scored.mask)
-        values = measures(ranks.ranks, graded, self.options.ks, self.options.ndcg_gain == "exponential")
+        missed = [example.message.get("missed", ()) for example in examples]
+        counts = torch.tensor([len(grades) for grades in missed])
+        if counts.any():
+            graded = with_missed(graded, missed)
+        values = measures(ranks.ranks, graded, self.options.ks, self.options.ndcg_gain == "exponential", counts)
         values |= {f"hits@{k}": values[f"recall_any@{k}"] for k in self.options.ks if k not in PARLAI_HITS}
         if self.options.without_positive == "count":
             values |= {name: line.nan_to_num(0.0) for name, line in values.items() if name != "rank"}

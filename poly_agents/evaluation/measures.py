@@ -6,6 +6,8 @@ less relevant candidate comes first, so equal scores for all put the right candi
 score for a right candidate, and as the highest for any other.
 
 A measure is 0 for a context without a right candidate. `measures` returns NaN there, so that a mean can leave it out.
+Right responses that nobody can find, because their texts are lost, are `missed`: they count in recall, MAP and NDCG as
+right ones that were never ranked, and a context that has no others is 0.
 """
 
 from collections.abc import Sequence
@@ -55,6 +57,26 @@ def ranked(scores: Tensor, relevance: Tensor, mask: Tensor | None = None) -> Rel
     return RelevantRanks(ranks, columns.gather(-1, order), grades.gather(-1, order))
 
 
+def with_missed(found: RelevantRanks, missed: Sequence[Sequence[float]]) -> RelevantRanks:
+    """Add right responses that are not ranked, of which each context may have some.
+
+    Args:
+        found: those that are ranked.
+        missed: the grades of the others, one list for each context.
+
+    >>> found = ranked(torch.tensor([[0.9, 0.5]]), torch.tensor([[0, 1]]))
+    >>> with_missed(found, [[3.0]])
+    RelevantRanks(ranks=tensor([[2., inf]]), columns=tensor([[ 1, -1]]), grades=tensor([[1., 3.]]))
+    """
+    width = max(map(len, missed))
+    grades = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in missed])  # [B, width]
+    return RelevantRanks(
+        torch.cat([found.ranks, torch.full_like(grades, torch.inf)], -1),
+        torch.cat([found.columns, torch.full(grades.shape, -1)], -1),
+        torch.cat([found.grades, grades], -1),
+    )
+
+
 def columns_of(right: Tensor) -> Tensor:
     """List the columns of [B, C] that are True: [B, P], filled up with -1, P at least 1.
 
@@ -81,13 +103,15 @@ def recall_any(ranks: Tensor, k: int) -> Tensor:
     return (ranks <= k).any(-1).float()
 
 
-def recall_share(ranks: Tensor, k: int) -> Tensor:
+def recall_share(ranks: Tensor, k: int, missed: Tensor | int = 0) -> Tensor:
     """Return the share of the right candidates that are among the best k: recall@k as in retrieval, [B].
+
+    `missed` is the number of right responses that are not ranked, [B], here and below.
 
     >>> recall_share(torch.tensor([[2.0, 3.0]]), 2)
     tensor([0.5000])
     """
-    return (ranks <= k).sum(-1) / ranks.isfinite().sum(-1).clamp(min=1)
+    return (ranks <= k).sum(-1) / (ranks.isfinite().sum(-1) + missed).clamp(min=1)
 
 
 def reciprocal_rank(ranks: Tensor) -> Tensor:
@@ -99,14 +123,14 @@ def reciprocal_rank(ranks: Tensor) -> Tensor:
     return (1 / ranks).amax(-1)
 
 
-def average_precision(ranks: Tensor) -> Tensor:
+def average_precision(ranks: Tensor, missed: Tensor | int = 0) -> Tensor:
     """Return the mean precision at the right candidates, 1/P sum_i i / r_i, [B]. Its mean is MAP.
 
     >>> average_precision(torch.tensor([[1.0, 4.0]]))
     tensor([0.7500])
     """
     i = torch.arange(1, ranks.shape[-1] + 1, device=ranks.device)
-    return (i / ranks).sum(-1) / ranks.isfinite().sum(-1).clamp(min=1)
+    return (i / ranks).sum(-1) / (ranks.isfinite().sum(-1) + missed).clamp(min=1)
 
 
 def ndcg(ranks: Tensor, grades: Tensor, k: int, exponential: bool = False) -> Tensor:
@@ -124,25 +148,35 @@ def ndcg(ranks: Tensor, grades: Tensor, k: int, exponential: bool = False) -> Te
     return torch.where(ideal > 0, dcg / ideal, 0.0)
 
 
-def measures(ranks: Tensor, graded: RelevantRanks, ks: Sequence[int], exponential: bool = False) -> dict[str, Tensor]:
+def measures(
+    ranks: Tensor,
+    graded: RelevantRanks,
+    ks: Sequence[int],
+    exponential: bool = False,
+    missed: Tensor | int = 0,
+) -> dict[str, Tensor]:
     """Compute every measure of B contexts.
 
     Args:
         ranks: ranks of the right candidates, [B, P]: for all measures but NDCG.
-        graded: ranks and grades of the candidates with a grade: for NDCG.
+        graded: ranks and grades of the candidates with a grade, the missed ones included: for NDCG.
         ks: every k of the measures at k.
         exponential: the gain of NDCG is 2^grade - 1.
+        missed: the number of right responses that are not ranked, [B].
 
     Returns:
-        Measures by name, [B] each. They are NaN for a context without a right candidate.
+        Measures by name, [B] each. They are NaN for a context without a right candidate, unless it has missed ones:
+        then all but the rank are 0.
     """
-    values = {"rank": ranks.amin(-1), "mrr": reciprocal_rank(ranks), "map": average_precision(ranks)}
+    values = {"rank": ranks.amin(-1), "mrr": reciprocal_rank(ranks), "map": average_precision(ranks, missed)}
     values["p@1"] = recall_any(ranks, 1)
     values |= {f"recall_any@{k}": recall_any(ranks, k) for k in ks}
-    values |= {f"recall_share@{k}": recall_share(ranks, k) for k in ks}
+    values |= {f"recall_share@{k}": recall_share(ranks, k, missed) for k in ks}
     none_right = ~ranks.isfinite().any(-1)
-    values = {name: value.masked_fill(none_right, torch.nan) for name, value in values.items()}
-    none_graded = ~graded.ranks.isfinite().any(-1)
+    unknown = none_right & (torch.as_tensor(missed) == 0)
+    values = {name: value.masked_fill(unknown, torch.nan) for name, value in values.items()}
+    values["rank"] = values["rank"].masked_fill(none_right, torch.nan)
+    none_graded = ~(graded.grades > 0).any(-1)
     for k in ks:
         gain = ndcg(graded.ranks, graded.grades, k, exponential)
         values[f"ndcg@{k}"] = gain.masked_fill(none_graded, torch.nan)

@@ -22,6 +22,7 @@ class Example(NamedTuple):
         grades: the judgement of each candidate, if they are graded.
         id: the name that a leaderboard gives to the example.
         candidate_ids: the name that a leaderboard gives to each candidate.
+        missed: the grades of right responses whose texts nobody has, so that no ranker can find them.
     """
 
     context: Sequence[str]
@@ -31,6 +32,7 @@ class Example(NamedTuple):
     grades: Sequence[float] | None = None
     id: str | int | None = None
     candidate_ids: Sequence[str | int] | None = None
+    missed: Sequence[float] = ()
 
 
 def replies(turns: Sequence[str], history: int) -> list[Example]:

@@ -4,10 +4,13 @@ Nothing here depends on ParlAI.
 """
 
 import bz2
+import csv
 import gzip
 import importlib
 import io
 import json
+import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +19,8 @@ from poly_agents.errors import DownloadError, InputError, MissingPackageError
 from poly_agents.files.download import Download, Elsewhere, find
 from poly_agents.files.lines import bounded
 
-BAD_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what parsing a malformed row raises
+BAD_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # what a malformed row raises
+BOM = "\ufeff"  # what some editors write at the start of a file
 LARGEST_WINDOW = 1 << 31  # bytes; Reddit's dumps are compressed with long windows
 
 
@@ -63,8 +67,11 @@ def open_binary(path: Path) -> IO[bytes]:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a UTF-8 text file for reading, decompressed as in `open_binary`; line ends stay as they are."""
-    return io.TextIOWrapper(open_binary(path), encoding="utf-8", newline="")
+    """Open a UTF-8 text file for reading, decompressed as in `open_binary`; line ends stay as they are.
+
+    Bytes that are not UTF-8 become lone surrogates, which `valid_text` refuses row by row.
+    """
+    return io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def rows(path: Path, parse: Callable[[str], Any], on_error: Callable[[str, Exception], None] | None = None) -> Iterator:
@@ -78,10 +85,15 @@ def rows(path: Path, parse: Callable[[str], Any], on_error: Callable[[str, Excep
     with open_binary(path) as lines:
         for number, line in enumerate(bounded(lines, path), 1):
             try:
-                if line.strip():
-                    yield parse(line.decode("utf-8").rstrip("\r\n"))
+                text = line.decode("utf-8").rstrip("\r\n")
+                text = text.removeprefix(BOM) if number == 1 else text
+                if not text.strip():
+                    continue
+                row = parse(text)
             except BAD_ROW as error:
                 (on_error or raise_bad_row)(f"{path}:{number}", error)
+                continue
+            yield row
 
 
 def raise_bad_row(place: str, error: Exception) -> None:
@@ -95,7 +107,13 @@ def describe(place: str, error: Exception) -> str:
     >>> describe("train.jsonl:3", KeyError("context"))
     "train.jsonl:3: there is no 'context'"
     """
-    return f"{place}: there is no {error}" if isinstance(error, KeyError) else f"{place}: {error}"
+    if isinstance(error, KeyError):
+        return f"{place}: there is no {error}"
+    if isinstance(error, RecursionError):
+        return f"{place}: lists or objects are nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{place}: byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8"
+    return f"{place}: {error}"
 
 
 def columns(line: str, count: int) -> list[str]:
@@ -106,9 +124,99 @@ def columns(line: str, count: int) -> list[str]:
     return texts
 
 
+def csv_fields(line: str, separator: str = ",") -> list[str]:
+    """Split a row of a CSV file, in which fields may be quoted. Raises ValueError if it is none.
+
+    >>> csv_fields('"why, then?",1')
+    ['why, then?', '1']
+    """
+    try:
+        (fields,) = csv.reader([line], delimiter=separator, strict=True)
+    except csv.Error as error:
+        raise InputError(f"not a row of a CSV file: {error}") from error
+    return fields
+
+
 def json_object(line: str) -> dict[str, Any]:
-    """Parse a line of JSON lines. Raises ValueError if it is not one JSON object."""
+    """Parse a line of JSON lines. Raises ValueError if it is not one JSON object of valid text."""
     row = json.loads(line)
     if not isinstance(row, dict):
-        raise InputError(f"a line is one JSON object, got {type(row).__name__}")
+        raise InputError(f"a line is one JSON object, got {reprlib.repr(row)}")
+    if "\\u" in line:  # an escape can spell half a character
+        valid_text(json.dumps(row, ensure_ascii=False))
     return row
+
+
+def valid_text(text: str) -> str:
+    """Return a text. Raises ValueError if it has lone surrogates: UTF-8 cannot hold them, and no tokenizer takes them.
+
+    >>> valid_text("café")
+    'café'
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{reprlib.repr(text[error.start])} is no whole character; save the file as UTF-8") from error
+    return text
+
+
+def text_at(row: Any, key: str) -> str:
+    """Return a text of a JSON object. Raises KeyError if it is missing, and ValueError if it is something else.
+
+    >>> text_at({"question": "why?"}, "question")
+    'why?'
+    """
+    if not isinstance(row, dict):
+        raise InputError(f"an object with {key!r} is expected, got {reprlib.repr(row)}")
+    if not isinstance(row[key], str):
+        raise InputError(f"{key} must be a text, got {reprlib.repr(row[key])}")
+    return row[key]
+
+
+def list_at(row: dict[str, Any], key: str) -> list[Any]:
+    """Return a list of a JSON object. Raises KeyError if it is missing, and ValueError if it is something else."""
+    if not isinstance(row[key], list):
+        raise InputError(f"{key} must be a list, got {reprlib.repr(row[key])}")
+    return row[key]
+
+
+def texts_at(row: dict[str, Any], key: str) -> list[str]:
+    """Return a list of texts of a JSON object. Raises KeyError if it is missing, and ValueError for anything else.
+
+    >>> texts_at({"context": ["hi", "hello"]}, "context")
+    ['hi', 'hello']
+    """
+    given = list_at(row, key)
+    if wrong := [item for item in given if not isinstance(item, str)]:
+        raise InputError(f"{key} must be a list of texts, and one of them is {reprlib.repr(wrong[0])}")
+    return given
+
+
+def id_at(row: dict[str, Any], key: str) -> str:
+    """Return the id in a JSON object as text: a number is taken for its digits, as pandas writes them.
+
+    >>> id_at({"_id": 7}, "_id"), id_at({"_id": 7.0}, "_id"), id_at({"_id": "d7"}, "_id")
+    ('7', '7', 'd7')
+    """
+    return as_id(row[key], key)
+
+
+def as_id(value: Any, name: str) -> str:
+    """Return an id, called `name` in the error, as text. Raises ValueError if it is no text and no whole number."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise InputError(f"{name} must be a text or a whole number, got {reprlib.repr(value)}")
+    return str(value)
+
+
+def finite(number: str) -> float:
+    """Parse a score or a grade. Raises ValueError if it is no finite number.
+
+    >>> finite("0.5")
+    0.5
+    """
+    value = float(number)
+    if not math.isfinite(value):
+        raise InputError(f"a finite number is expected, got {number}")
+    return value

@@ -163,6 +163,8 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             message["example_id"] = example.id
         if example.candidate_ids is not None:
             message["candidate_ids"] = example.candidate_ids
+        if example.missed:
+            message["missed"] = list(example.missed)
         return message
 
     def chat_candidates(self) -> Iterator[str]:
