@@ -17,7 +17,7 @@ install: .venv/installed  ## make .venv with the locked versions and this projec
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: install  ## train a poly-encoder on real conversations, evaluate it, chat with it: 6 minutes on 2 cores
+demo: install  ## train a poly-encoder on real conversations, evaluate it, chat with it: 3 minutes on any machine
 	$(BIN)/python benchmarks/demo.py
 
 chat: install  ## chat with the model the demo trained

@@ -1,21 +1,40 @@
-"""Run the main job in six minutes through the `parlai` command line. `make demo` calls this.
+"""Run the main job in about three minutes, on any machine, through the `parlai` command line. `make demo` calls this.
 
-Evaluates TF-IDF and the untrained MiniLM on chitchat, trains a poly-encoder, evaluates it, and chats with it.
+Measures the machine and plans by that how long to train. Evaluates BM25 and the untrained MiniLM on chitchat, trains a
+poly-encoder, evaluates it, and chats with it.
 """
 
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from rankers import machine
+
+from poly_agents import zoo
+from poly_agents.learning.training import TrainingBatch, TrainingOptions, step
+from poly_agents.models import building, opening
+from poly_agents.models.textranker import TextRanker
+from poly_agents.rankers import options_of
+from poly_agents.tasks import chitchat
+from poly_agents.text.tokens import pad
 
 PARLAI = Path(sys.executable).with_name("parlai")
 TASK = "-t poly_agents:chitchat"
-LENGTHS = "--text-truncate 96 --label-truncate 32"
+TEXT, LABEL = 96, 32  # tokens
+LENGTHS = f"--text-truncate {TEXT} --label-truncate {LABEL}"
+BATCH = 64
+TRAINING, EVALUATION = 80, 20  # seconds
+EXAMPLES = range(200, 1001)  # contexts of valid that are evaluated
+PROGRESS = re.compile(r"(time:\d+s .*|[\d.]+% complete .*)")
 CHAT = [
     "hi, how are you?",
     "just studying for my exams. any plans for the weekend?",
@@ -24,20 +43,72 @@ CHAT = [
 QUIET = {"TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
 
 
-def parlai(command: str, **options) -> subprocess.CompletedProcess:
-    """Print a command and run it. Raises CalledProcessError if it fails."""
+@dataclass(frozen=True)
+class Plan:
+    """How much to train and to evaluate on this machine."""
+
+    steps: int  # of training, with 64 examples each
+    examples: int  # of valid
+
+
+def plan() -> Plan:
+    """Time three training steps, and print what this machine can do."""
+    print("measuring this machine ...", flush=True)
+    options = options_of("poly", {})
+    source = zoo.backbone(options.source)
+    tokenizer = opening.pretrained_tokenizer(source)
+    ranker = building.start("poly", options, source, tokenizer, building.default_device()).train()
+    model = TextRanker(ranker, tokenizer, TEXT, LABEL)
+    examples = chitchat.examples("valid", 4)[:BATCH]
+    contexts = pad(model.context_ids(["\n".join(example.context) for example in examples]))
+    responses = pad(model.candidate_ids([example.response for example in examples]))
+    batch = TrainingBatch(contexts, responses, None, torch.arange(BATCH))
+    seconds = []
+    for _ in range(3):
+        begun = time.monotonic()
+        step(ranker, TrainingOptions(), batch)
+        seconds.append(time.monotonic() - begun)
+    step_seconds = min(seconds)
+    steps = max(5, round(TRAINING / step_seconds))
+    examples = round(EVALUATION * BATCH / step_seconds, -2)
+    examples = int(min(max(examples, EXAMPLES.start), EXAMPLES[-1]))
+    products = str(ranker.context_encoder.dtype).removeprefix("torch.")
+    print(
+        f"{machine()}, {products}: a step of {BATCH} examples takes "
+        f"{step_seconds:.2f} s. So it trains {steps} steps and evaluates {examples} contexts.",
+        flush=True,
+    )
+    return Plan(steps, examples)
+
+
+def parlai(command: str) -> None:
+    """Print a command and run it. Its progress is shown every ten seconds. Raises CalledProcessError if it fails."""
     print(f"\n\033[1m$ parlai {command}\033[0m", flush=True)
-    return subprocess.run([PARLAI, *shlex.split(command)], check=True, env=os.environ | QUIET, **options)
+    words = [PARLAI, *shlex.split(command), "--log-every-n-secs", "10"]
+    with subprocess.Popen(words, env=os.environ | QUIET, stdout=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if found := PROGRESS.search(line):
+                print(f"  {found[0]}", flush=True)
+    if process.returncode:
+        print("".join(lines[-20:]), file=sys.stderr)
+        raise subprocess.CalledProcessError(process.returncode, words)
+
+
+def chat(model_file: str) -> None:
+    """Say what is in CHAT to a model, and print the conversation."""
+    command = f"interactive -mf {model_file} --show-candidates 3 --loglevel error"
+    print(f"\n\033[1m$ parlai {command}\033[0m", flush=True)
+    said = "\n".join([*CHAT, "[EXIT]", ""])
+    subprocess.run([PARLAI, *shlex.split(command)], check=True, env=os.environ | QUIET, input=said, text=True)
 
 
 def evaluate(model: str, examples: int) -> dict:
     """Return the report of `parlai eval_model` on the first examples of valid."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        parlai(
-            f"eval_model {model} {TASK} -dt valid -ne {examples} -bs 50 --report-filename {report} --loglevel warn",
-            stdout=subprocess.DEVNULL,
-        )
+        parlai(f"eval_model {model} {TASK} -dt valid -ne {examples} -bs 50 --report-filename {report}")
         return json.loads(report.read_text())["report"]
 
 
@@ -55,27 +126,24 @@ def main() -> None:
     parser.add_argument(
         "--model-file", default="models/demo/model", help="where to save the trained model; an old one is replaced"
     )
-    parser.add_argument("--steps", type=int, default=100, help="training steps of 64 examples")
-    parser.add_argument("--examples", type=int, default=1000, help="examples of valid to evaluate on")
+    parser.add_argument("--steps", type=int, help="training steps of 64 examples, instead of as many as fit")
+    parser.add_argument("--examples", type=int, help="examples of valid to evaluate on, instead of as many as fit")
     arguments = parser.parse_args()
     begun = time.monotonic()
     folder = Path(arguments.model_file).parent
     for old in folder.glob(f"{Path(arguments.model_file).name}*"):
         old.unlink()
-    reports = {"TF-IDF": evaluate("-m poly_agents/tfidf", arguments.examples)}
-    reports["MiniLM, untrained"] = evaluate(f"-m poly_agents/bi {LENGTHS}", arguments.examples)
+    planned = plan()
+    steps, examples = arguments.steps or planned.steps, arguments.examples or planned.examples
+    reports = {"BM25": evaluate("-m poly_agents/bm25", examples)}
+    reports["MiniLM, untrained"] = evaluate(f"-m poly_agents/bi {LENGTHS}", examples)
     parlai(
-        f"train_model -m poly_agents/poly {TASK} {LENGTHS} -mf {arguments.model_file} -bs 64 "
-        f"--max-train-steps {arguments.steps} --validation-every-n-epochs -1 --validation-max-exs 64 "
-        "--short-final-eval true --loglevel report"
+        f"train_model -m poly_agents/poly {TASK} {LENGTHS} -mf {arguments.model_file} -bs {BATCH} "
+        f"--max-train-steps {steps} --validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true"
     )
-    reports["poly-encoder, 64 codes, trained"] = evaluate(f"-mf {arguments.model_file}", arguments.examples)
-    parlai(
-        f"interactive -mf {arguments.model_file} --show-candidates 3 --loglevel error",
-        input="\n".join([*CHAT, "[EXIT]", ""]),
-        text=True,
-    )
-    print(f"\nchitchat valid, {arguments.examples} contexts, {arguments.steps * 64:,} training examples\n")
+    reports["poly-encoder, 64 codes, trained"] = evaluate(f"-mf {arguments.model_file}", examples)
+    chat(arguments.model_file)
+    print(f"\nchitchat valid, {examples} contexts, {steps * BATCH:,} training examples\n")
     print(table(reports))
     print(f"\n{time.monotonic() - begun:.0f} s in all. `make chat` starts a chat with {arguments.model_file}.")
 
