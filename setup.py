@@ -71,7 +71,7 @@ setup(
         "setuptools>=77.0.3,<80.9",  # ParlAI imports pkg_resources, which later ones warn of and then drop
         "iopath>=0.1.10",  # ParlAI's file access
         "requests>=2.28",  # downloads, ParlAI's too
-        "filelock>=3.12",  # one download at a time
+        "filelock>=3.13",  # one writer at a time
         "Pillow>=10",  # ParlAI imports it for image tasks
         "scikit-learn>=1.4",  # ParlAI's baselines; our tf-idf agent
         "nltk>=3.8",  # ParlAI's BLEU

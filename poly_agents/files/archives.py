@@ -1,7 +1,6 @@
 """Unpack zip and tar archives that came from elsewhere. Each is checked as a whole before a byte is written."""
 
 import os
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from poly_agents.errors import InputError
+from poly_agents.files.atomic import beside
 
 RATIO = 50  # an archive may unpack to so many times its own size; text takes about ten times
 ALWAYS_ALLOWED = 1 << 20  # bytes that an archive of any size may unpack to
@@ -45,20 +45,18 @@ def unpack(path: Path, folder: Path, members: Sequence[str] = (), limit: int | N
             folder, comes twice, or is neither a file nor a folder.
     """
     limit = max(ALWAYS_ALLOWED, RATIO * path.stat().st_size) if limit is None else limit
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         _check(path, members, limit)
-        for member in _members(path):
-            if not member.is_folder and (not members or member.name in members):
-                _write(member, beside / member.name)
-        beside.mkdir(parents=True, exist_ok=True)
-        os.replace(beside, folder)
+        with beside(folder) as temporary:
+            for member in _members(path):
+                if not member.is_folder and (not members or member.name in members):
+                    _write(member, temporary / member.name)
+            temporary.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # an error of the disk; those of archives have no number
             raise
         raise InputError(f"{path} is damaged ({error}); delete it, and it comes again") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _check(path: Path, wanted: Sequence[str], limit: int) -> None:
