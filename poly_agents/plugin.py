@@ -2,7 +2,7 @@
 
 `poly_agents.pth` imports this module at every interpreter start, in spawned workers too, and calls `install`. ParlAI
 looks for agents, tasks, worlds and commands only inside its own packages. The finder below lets each of those packages
-look in `poly_agents/_parlai/` as well, and repairs some of ParlAI's modules as they are imported (`patches.py`). No
+look in `poly_agents/_parlai/` as well, and repairs some of ParlAI's modules as they are imported (`patches/`). No
 file of ParlAI is edited. Neither ParlAI nor torch is imported before somebody else imports it.
 
 `POLY_AGENTS_PLUGIN=0` switches the hook off. `-m poly_agents.agents:PolyAgent` then still works.

@@ -30,13 +30,17 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, PolyAgentsError
 
 HOST = "localhost"
 TIMEOUT = "POLY_AGENTS_TIMEOUT"  # environment variable, in seconds
 HOURS = 2  # without it; one process may mine negatives or write a model for long while the others wait
 GRACE = 5.0  # seconds in which a worker can end by itself once another process has failed
 CLIENTS_ONLY = "TORCHELASTIC_USE_AGENT_STORE"  # torch: no process of the run holds the store, not even the first
+
+
+class ProcessError(PolyAgentsError, RuntimeError):
+    """Another process of a run failed, was killed or does not answer."""
 
 
 def timeout() -> timedelta:
@@ -96,7 +100,7 @@ def launch(run: Callable[..., Any], world_size: int, port: int | None = None) ->
         port: port of the store. None: a free one.
 
     Raises:
-        RuntimeError: another process failed, or did not answer within `timeout()`. The error names it.
+        ProcessError: another process failed, or did not answer within `timeout()`. The error names it.
         Exception: what `run` raised in this process.
     """
     if world_size < 1:
@@ -182,17 +186,17 @@ class Workers:
         """Wait until all workers have ended."""
         self.watcher.join(seconds)
 
-    def failure(self) -> RuntimeError:
+    def failure(self) -> ProcessError:
         """Name the worker that failed first. One that only lost its connection to another is not to blame."""
         if not self.failures:
-            return RuntimeError(
+            return ProcessError(
                 f"another process did not answer within {timeout().total_seconds():g} seconds, so the run was stopped; "
                 f"set {TIMEOUT} to more seconds if it was only slow"
             )
         blamed = [rank for rank, how in self.failures.items() if not is_lost_connection(how)] or list(self.failures)
         rank = blamed[0]
-        error = RuntimeError(f"the process of rank {rank} {self.failures[rank]}, so the run was stopped")
-        if rank in self.tracebacks:
+        error = ProcessError(f"the process of rank {rank} {self.failures[rank]}, so the run was stopped")
+        if rank in self.tracebacks and not last_error(self.tracebacks[rank]).startswith("poly_agents."):
             error.add_note(self.tracebacks[rank])
         return error
 
@@ -217,7 +221,7 @@ def open_store(port: int | None) -> dist.TCPStore:
     try:
         return dist.TCPStore(HOST, port or 0, is_master=True, timeout=timeout(), wait_for_workers=False)
     except dist.DistNetworkError as error:
-        raise RuntimeError(f"--port {port} cannot be used ({error}); leave it out to get a free one") from error
+        raise ProcessError(f"--port {port} cannot be used ({error}); leave it out to get a free one") from error
 
 
 def last_error(trace: str) -> str:

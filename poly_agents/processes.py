@@ -47,7 +47,7 @@ def map_shared(function: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
     The first process calls this inside `workers`, the others are in `share_work` meanwhile.
 
     Raises:
-        RuntimeError: the function failed in another process.
+        ProcessError: the function failed in another process.
         Exception: what the function raised in this process.
     """
     if count() == 1:
@@ -85,7 +85,7 @@ def _gather_results(function: Callable[[Any], Any], parts: list[Any]) -> list[An
         return []
     for number, (_, failure) in enumerate(collected):
         if failure is not None:
-            raise RuntimeError(f"the process of rank {number} failed with {failure}")
+            raise process_group.ProcessError(f"the process of rank {number} failed with {failure}")
     return [results for results, _ in collected]
 
 

@@ -47,6 +47,7 @@ LOOKUPS = {
     "poly_agents.tasks": "poly_agents.tasks",
     "poly_agents.zoo.cards": "poly_agents.rankers",
     "poly_agents.agents": "parlai",
+    "poly_agents.patches": "poly_agents.patches",
     "poly_agents.agents.teachers.reading": "zstandard",
 }
 MOST_LINES, MOST_OF_A_CLASS = 300, 240

@@ -202,7 +202,7 @@ views, mask = run("context", inputs["context"])
 masks = {"view_mask": mask.long(), "vector_mask": inputs["candidate"]["attention_mask"]}
 (scores,) = run("score", {"views": views, "vectors": vectors} | masks)
 imported = [name for name in sys.modules if name.startswith(("poly_agents.", "transformers"))]
-assert set(imported) <= {"poly_agents.plugin", "poly_agents.patches"}, imported  # the hook of every interpreter
+assert set(imported) <= {"poly_agents.plugin", "poly_agents.patches", "poly_agents.errors"}, imported  # the hook of every interpreter
 torch.save(scores, given)
 """
 

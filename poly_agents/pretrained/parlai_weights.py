@@ -21,7 +21,7 @@ from poly_agents.errors import InputError
 from poly_agents.files import option_files
 from poly_agents.files.checkpoint import Checkpoint, MappedWeights
 from poly_agents.options import flag
-from poly_agents.patches import numpy_globals
+from poly_agents.patches.loading import numpy_globals
 
 RANKERS = {"transformer/biencoder": "bi", "transformer/polyencoder": "poly", "transformer/crossencoder": "cross"}
 PRE_NORM = "prelayernorm"

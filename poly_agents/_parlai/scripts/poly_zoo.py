@@ -48,6 +48,7 @@ class PolyZoo(ParlaiScript):
         group.add_argument(
             "--token", help="publish: token for the hub; default: HF_TOKEN, or the login of `hf auth login`"
         )
+        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return parser
 
     def run(self):
