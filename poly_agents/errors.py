@@ -19,6 +19,14 @@ class MissingFileError(InputError, FileNotFoundError):
     __str__ = Exception.__str__  # that of OSError would print an errno
 
 
+class UnknownRankerError(InputError, ModuleNotFoundError):
+    """There is no ranker of a name. ParlAI looks agents up by importing them, so this is an ImportError too."""
+
+
+class UnknownNameError(InputError, AttributeError):
+    """There is no task or agent of a name. ParlAI looks for it in a module, so this is an AttributeError too."""
+
+
 class MissingPackageError(PolyAgentsError, ImportError):
     """An optional package has to be installed first."""
 

@@ -101,13 +101,23 @@ def at_least(options: Options, name: str, minimum: float) -> None:
         raise InputError(f"{flag(name)} must be at least {minimum}, got {value}")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+def nearest(name: str, known: Iterable[str], count: int = 1, similarity: float = 0.6) -> list[str]:
+    """Return the names that are most like a given one, best first. Capitals and small letters are the same.
+
+    >>> nearest("Polly", ["bi", "poly", "late"])
+    ['poly']
+    """
+    lower = {each.lower(): each for each in known}
+    return [lower[found] for found in difflib.get_close_matches(name.lower(), lower, count, similarity)]
+
+
+def unknown(kind: str, name: object, known: Iterable[str], error: type[InputError] = InputError) -> InputError:
     """Make the error for a name that does not exist. It names the nearest one and lists them all.
 
     >>> str(unknown("ranker", "polly", ["bi", "poly"]))
     "there is no ranker 'polly'; did you mean 'poly'? There are: bi, poly"
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {nearest[0]!r}? There are" if nearest else "; there are"
-    return ValueError(f"there is no {kind} {name!r}{hint}: {', '.join(known)}")
+    near = nearest(str(name), known)
+    hint = f"; did you mean {near[0]!r}? There are" if near else "; there are"
+    return error(f"there is no {kind} {name!r}{hint}: {', '.join(known)}")

@@ -244,6 +244,8 @@ def test_without_parlai_rankers_work_and_agents_give_the_command_to_type(environ
     assert "pip install --no-deps parlai==1.7.2" in out.splitlines()[-1]
 
 
-def test_unknown_tasks_name_the_known_ones(environment):
-    out = environment.parlai("display_data", "-t", "poly_agents:nothing", ok=False)
-    assert "poly_agents has no task 'nothing'; its tasks: beir, chitchat" in out
+def test_unknown_tasks_and_agents_name_the_near_ones(environment):
+    out = environment.parlai("display_data", "-t", "poly_agents:chitchatt", ok=False)
+    assert "there is no task 'chitchatt'; did you mean 'chitchat'? There are: beir, chitchat" in out
+    out = environment.parlai("eval_model", "-m", "poly_agents/polly", "-t", "poly_agents:chitchat", ok=False)
+    assert "there is no agent 'polly'; did you mean 'poly'? There are: bi, " in out

@@ -8,7 +8,6 @@ They are kept in DATAPATH/models/poly_agents/NAME; DATAPATH is ParlAI's (`--data
 `hub/ORG/NAME` is also a NAME: a model that `parlai poly_zoo publish --push ORG/NAME` has put on HuggingFace's hub.
 """
 
-import difflib
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ from filelock import FileLock
 
 from poly_agents.errors import DownloadError, InputError
 from poly_agents.files.atomic import sha256, write_text
+from poly_agents.options import nearest, unknown
 from poly_agents.zoo.catalogue import BACKBONES, ZOO, Entry
 from poly_agents.zoo.checks import MODEL_FILES
 from poly_agents.zoo.sources import CANDIDATES, Packaged, Pushed
@@ -35,8 +35,15 @@ def backbone(name: str) -> str:
     Returns:
         The folder of a backbone of the zoo, the file of a `zoo:` address, or NAME itself, which then is a folder or a
         name of HuggingFace's hub.
+
+    Raises:
+        ValueError: the name is empty, or a misspelt one of the zoo.
     """
-    return str(BACKBONES[name].fetch()) if name in BACKBONES else local(name)
+    if name in BACKBONES:
+        return str(BACKBONES[name].fetch())
+    if not name or ("/" not in name and not Path(name).exists() and nearest(name, BACKBONES, similarity=0.8)):
+        raise unknown("backbone", name, [*BACKBONES, "FOLDER", "ORG/NAME of HuggingFace's hub"])
+    return local(name)
 
 
 def find(name: str) -> Entry:
@@ -44,9 +51,7 @@ def find(name: str) -> Entry:
     if re.fullmatch(r"hub/[\w-][\w.-]*/[\w-][\w.-]*", name):
         return Entry("", Pushed(name.removeprefix("hub/")))
     if name not in ZOO:
-        lower = {known.lower(): known for known in ZOO}
-        near = [lower[found] for found in difflib.get_close_matches(name.lower(), lower, 5, 0.5)]
-        near = near or [known for known in ZOO if name.lower() in known.lower()]
+        near = nearest(name, ZOO, 5, 0.5) or [known for known in ZOO if name.lower() in known.lower()]
         hint = f"did you mean {', '.join(near)}?" if near else "`parlai poly_zoo` lists them"
         raise InputError(f"there is no checkpoint {name!r} in the zoo; {hint}")
     return ZOO[name]

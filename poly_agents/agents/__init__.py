@@ -9,6 +9,8 @@ import re
 from functools import cache
 
 from poly_agents import patches
+from poly_agents.errors import UnknownNameError, UnknownRankerError
+from poly_agents.options import unknown
 
 try:
     importlib.import_module("parlai.core.opt")
@@ -31,7 +33,7 @@ def agent_class(name: str) -> type:
         name: a file name in `poly_agents/rankers`, or `cascade` or `tfidf`.
 
     Raises:
-        ImportError: there is no such file.
+        UnknownRankerError: there is no such file. The message names the nearest one.
 
     This is the one place that makes classes at run time, so that a new ranker is one new file that knows no ParlAI.
     """
@@ -42,6 +44,8 @@ def agent_class(name: str) -> type:
     from poly_agents import rankers
     from poly_agents.agents.ranker_agent import RankerAgent
 
+    if name not in rankers.names():
+        raise unknown("agent", name, [*rankers.names(), *WITHOUT_RANKER], UnknownRankerError)
     ranker = rankers.ranker_class(name)
     members = {"ranker": ranker, "__module__": __name__, "__doc__": f"`-m poly_agents/{name}`"}
     return type(ranker.__name__.removesuffix("Ranker") + "Agent", (RankerAgent,), members)
@@ -54,7 +58,5 @@ def __getattr__(name: str) -> type:
     words = re.findall(r"[A-Z][a-z0-9]*", name.removesuffix("Agent"))
     try:
         return agent_class("_".join(words).lower())
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("poly_agents.rankers"):
-            raise  # a ranker's own import failed
-        raise AttributeError(f"module {__name__!r} has no agent {name!r}") from error
+    except UnknownRankerError as error:
+        raise UnknownNameError(f"module {__name__!r} has no {name}: {error}") from error

@@ -6,10 +6,9 @@ rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.star
 import dataclasses
 import importlib
 import pkgutil
-import re
 from typing import Any
 
-from poly_agents.errors import InputError
+from poly_agents.errors import UnknownRankerError
 from poly_agents.options import unknown
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.ranker_options import RankerOptions
@@ -27,18 +26,15 @@ def ranker_class(agent: str) -> type[Ranker]:
         agent: its name, as in `-m poly_agents/NAME`.
 
     Raises:
-        ValueError: `agent` cannot be a name.
-        ModuleNotFoundError: there is no such ranker.
+        UnknownRankerError: there is no such ranker. The message names the nearest one.
 
     >>> ranker_class("poly").__name__
     'PolyRanker'
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", agent):
-        raise InputError(f"{agent!r} is not the name of a ranker; there are {', '.join(names())}")
-    module = f"{__name__}.{agent}"
     if agent not in names():
-        raise ModuleNotFoundError(f"there is no ranker {agent!r}; there are {', '.join(names())}", name=module)
-    return getattr(importlib.import_module(module), "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
+        raise unknown("ranker", agent, names(), UnknownRankerError)
+    module = importlib.import_module(f"{__name__}.{agent}")
+    return getattr(module, "".join(word.capitalize() for word in agent.split("_")) + "Ranker")
 
 
 def options_of(agent: str, values: dict[str, Any]) -> RankerOptions:
@@ -50,8 +46,6 @@ def options_of(agent: str, values: dict[str, Any]) -> RankerOptions:
     >>> options_of("poly", {"poly_codes": 16}).poly_codes
     16
     """
-    if agent not in names():
-        raise unknown("ranker", agent, names())
     kind = ranker_class(agent).Options
     known = {field.name for field in dataclasses.fields(kind)}
     for name in values:
