@@ -101,6 +101,13 @@ def at_least(options: Options, name: str, minimum: float) -> None:
         raise InputError(f"{flag(name)} must be at least {minimum}, got {value}")
 
 
+def above(options: Options, name: str, limit: float) -> None:
+    """Raise ValueError if an option is not larger than `limit`. An open option passes."""
+    value = getattr(options, name)
+    if value is not None and value <= limit:
+        raise InputError(f"{flag(name)} must be above {limit}, got {value}")
+
+
 def nearest(name: str, known: Iterable[str], count: int = 1, similarity: float = 0.6) -> list[str]:
     """Return the names that are most like a given one, best first. Capitals and small letters are the same.
 

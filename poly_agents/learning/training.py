@@ -21,7 +21,7 @@ from poly_agents import processes
 from poly_agents.encoders.states import chain, map_tensors, tensors
 from poly_agents.errors import InputError, PolyAgentsError
 from poly_agents.learning import losses
-from poly_agents.options import Options, at_least, flag, option
+from poly_agents.options import Options, above, at_least, option
 from poly_agents.scoring.ranker import Ranker, ScoresAndLoss
 from poly_agents.text.tokens import Tokens
 
@@ -51,8 +51,7 @@ class TrainingOptions(Options):
         if not 0 <= self.distill_weight <= 1:
             raise InputError(f"--distill-weight must be from 0 to 1, got {self.distill_weight}")
         for name in ("distill_temperature", "hard_negatives_epochs"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
+            above(self, name, 0)
 
     def distil(self, result: ScoresAndLoss, teacher: Tensor, labels: Tensor) -> ScoresAndLoss:
         """Add the teacher's loss to the loss of the labels, each by its weight.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from poly_agents.encoders.backbone import reduced_states
-from poly_agents.options import at_least, option
+from poly_agents.options import above, at_least, option
 from poly_agents.pretrained import sentence_transformers
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
@@ -49,6 +49,7 @@ class BiOptions(ReductionOptions, PromptOptions):
         super().__post_init__()
         at_least(self, "layers", 0)
         at_least(self, "bi_dense", 0)
+        above(self, "bi_scale", 0)
 
     @property
     def source(self):

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.states import by_length
-from poly_agents.options import at_least, option
+from poly_agents.options import above, at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
 from poly_agents.scoring.ranker_options import RankerOptions
@@ -33,6 +33,7 @@ class EarlyOptions(RankerOptions):
     def __post_init__(self):
         super().__post_init__()
         at_least(self, "early_layer", 1)
+        above(self, "early_scale", 0)
 
     @property
     def source(self):

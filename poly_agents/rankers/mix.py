@@ -33,7 +33,7 @@ from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.layers import Layer, feed_forward, layer_output
 from poly_agents.encoders.states import by_length
 from poly_agents.errors import InputError
-from poly_agents.options import at_least, option
+from poly_agents.options import above, at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.ranker_options import RankerOptions
@@ -80,6 +80,7 @@ class MixOptions(RankerOptions):
     def __post_init__(self):
         super().__post_init__()
         at_least(self, "mix_vectors", 0)
+        above(self, "mix_scale", 0)
         if self.mix_layers and not re.fullmatch(r"last\d*|\d+(,\d+)*", self.mix_layers):
             raise InputError(f"--mix-layers must be last, last3, or numbers as 4,6; got {self.mix_layers!r}")
 

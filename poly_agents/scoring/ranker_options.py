@@ -1,9 +1,13 @@
 """The options of every ranker, and those of rankers whose encoders take a prompt."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from poly_agents.encoders.precision import PRECISIONS
-from poly_agents.options import Options, option
+from poly_agents.errors import InputError
+from poly_agents.options import Options, flag, option
+
+LARGEST = 2**16  # of every number; a typing error should not take all memory
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,16 @@ class RankerOptions(Options):
         PRECISIONS,
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.backbone:
+            raise InputError("--backbone is empty; give a HuggingFace name, a folder or a model file")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout must be at least 0 and below 1, got {self.dropout}")
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and abs(value) > LARGEST:
+                raise InputError(f"{flag(name)} must be at most {LARGEST:,}, got {value:,}")
+
     @property
     def source(self) -> str:
         """Return what the encoder and the tokenizer are loaded from."""
@@ -30,6 +44,14 @@ class RankerOptions(Options):
     def embeddings_stay(self) -> bool:
         """Tell whether the word embeddings are frozen."""
         return self.freeze_embeddings
+
+    def over_decoder(self) -> Self:
+        """Return these options for a backbone that reads from left to right, with what depends on that filled in.
+
+        Raises:
+            ValueError: an option needs states that know the whole text.
+        """
+        return self
 
 
 @dataclass(frozen=True)
