@@ -8,10 +8,11 @@ import subprocess
 import sys
 import termios
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
-from parlai.scripts.train_model import TrainModel
+from parlai.scripts.train_model import TrainLoop, TrainModel
 
 from poly_agents.agents.model_file import restore_trainstats
 from poly_agents.files import checkpoint
@@ -107,12 +108,53 @@ def test_options_are_finite(tiny, data, tmp_path, name, value):
         train(tiny, data, tmp_path, **{name: value})
 
 
-def test_statistics_cut_off_by_a_kill_are_taken_from_the_save_before(tmp_path):
-    path = tmp_path / "model.checkpoint.trainstats"
+class Killed(BaseException):
+    """Stands for a kill: nothing of ParlAI or ours catches it."""
+
+
+def weights(path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.read(str(path)).weights)
+
+
+EPOCH = {"max_train_steps": -1, "num_epochs": 1.5, "save_every_n_secs": 1e-9, "lr_scheduler": "fixed", "seed": 1}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_kill_between_a_checkpoint_and_its_statistics_makes_no_update_more(tiny, data, tmp_path, monkeypatch, half):
+    train(tiny, data, tmp_path / "whole", **EPOCH)
+    save, saves = TrainLoop._save_train_stats, []
+
+    def killed(self, suffix=None):
+        saves.append(suffix)
+        if len(saves) == (1 if half else 3):
+            if half:
+                Path(f"{tmp_path}/cut/model.checkpoint.trainstats").write_text('{"parleys": 4, "train_ti')
+            raise Killed
+        save(self, suffix)
+
+    monkeypatch.setattr(TrainLoop, "_save_train_stats", killed)
+    with pytest.raises(Killed):
+        train(tiny, data, tmp_path / "cut", **EPOCH)
+    monkeypatch.undo()
+    train(tiny, data, tmp_path / "cut", **EPOCH)
+    whole, cut = (checkpoint.read_header(f"{tmp_path}/{name}/model.checkpoint") for name in ("whole", "cut"))
+    assert whole["number_training_updates"] == cut["number_training_updates"] > 3
+    assert whole["train_stats"]["total_epochs"] == cut["train_stats"]["total_epochs"]
+    for name, tensor in weights(tmp_path / "whole" / "model").items():
+        torch.testing.assert_close(weights(tmp_path / "cut" / "model")[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_of_earlier_versions_are_taken_from_the_save_before(tmp_path):
+    checkpoint_path, opt = f"{tmp_path}/model.checkpoint", {"datatype": "train", "model_file": f"{tmp_path}/model"}
+    path = Path(f"{checkpoint_path}.trainstats")
     path.with_name(path.name + ".previous").write_text('{"parleys": 3}')
     path.write_text('{"parleys": 4, "train_ti')
-    restore_trainstats(str(path))
-    assert json.loads(path.read_text()) == {"parleys": 3}
+    restore_trainstats(checkpoint_path, {"number_training_updates": 4}, opt)
+    assert json.loads(path.read_text())["parleys"] == 3
+    path.with_name(path.name + ".previous").unlink()
+    path.write_text('{"parleys": 4, "train_ti')
+    restore_trainstats(checkpoint_path, {"number_training_updates": 4}, opt)
+    assert json.loads(path.read_text())["parleys"] == 4
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

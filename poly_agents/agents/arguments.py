@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 from poly_agents.agents.report import EvaluationOptions
+from poly_agents.agents.teachers.drawn import check_validation
 from poly_agents.candidates import milvus
+from poly_agents.candidates.manifest import HEADER
 from poly_agents.candidates.search import SearchOptions
-from poly_agents.candidates.store import HEADER
 from poly_agents.errors import InputError
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import LABEL_TRUNCATE, TEXT_TRUNCATE
@@ -88,6 +89,8 @@ def check(opt, ranker: type[Ranker]) -> None:
             raise InputError(f"{flag(name)} must be at least 1, got {opt[name]}")
     if opt.get("fp16"):
         raise InputError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
+    if opt["cap_num_predictions"] < 1:
+        raise InputError(f"--cap-num-predictions must be at least 1, got {opt['cap_num_predictions']}")
     can_cache = ranker.can_cache(ranker.Options.of(opt))
     if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not can_cache:
         raise InputError(f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
@@ -113,6 +116,8 @@ def check_training(opt) -> None:
             raise InputError(f"{flag(name)} must be a finite number, got {opt[name]}")
     if opt.get("precision") == "float16":
         raise InputError("--precision float16 is for inference; train with bfloat16 or float32")
+    if "validation_max_exs" in opt:  # the options are those of train_model
+        check_validation(opt)
 
 
 def check_candidates_path(path: str) -> None:

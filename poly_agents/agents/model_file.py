@@ -1,8 +1,6 @@
 """Find, build, save and load the model of an agent; take the options of model files that ParlAI wrote."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +12,7 @@ from poly_agents import zoo
 from poly_agents.agents.arguments import is_training
 from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.errors import InputError
-from poly_agents.files import checkpoint
-from poly_agents.files.atomic import replace
+from poly_agents.files import atomic, checkpoint
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.models import building, opening
 from poly_agents.models.textranker import TextRanker
@@ -122,19 +119,42 @@ def training_state(
 
 def save(path: str, model: TextRanker, opt, state: TrainingState) -> None:
     """Write a model file with its `.opt` and `.dict`."""
-    if os.path.exists(f"{path}.trainstats"):
-        # ParlAI writes this file in place, after us: a kill in that moment must not cost the run.
-        replace(f"{path}.trainstats.previous", lambda beside: shutil.copy(f"{path}.trainstats", beside))
     model.tokenizer.save(f"{path}.dict")
-    replace(f"{path}.opt", opt.save)
+    atomic.replace(f"{path}.opt", opt.save)
     checkpoint.write(path, model.header() | state.counters, model.ranker.tensors(), state.optimizer)
 
 
-def restore_trainstats(path: str) -> None:
-    """Bring back the previous `.trainstats` if a kill cut the newest one off."""
+def restore_trainstats(path: str, header: dict[str, Any], opt) -> None:
+    """Make `PATH.trainstats`, from which ParlAI goes on, agree with the model file beside it.
+
+    ParlAI writes its counters after the weights and in place, so a kill can leave old ones, half a file or none. A
+    model file has the counters of its own time in its header.
+
+    Args:
+        path: of the model file.
+        header: of the model file.
+        opt: ParlAI's options. Nothing is written unless they train this model.
+    """
+    if not is_training(opt) or path.removesuffix(".checkpoint") != opt.get("model_file"):
+        return
+    file = Path(f"{path}.trainstats")
+    stats = read_trainstats(file)
+    if stats is None:
+        logging.warning(f"{file} was cut off by a kill; the counters are taken from {path}")
+        stats = read_trainstats(file.with_name(f"{file.name}.previous")) or {}  # earlier versions kept one
+    elif not path.endswith(".checkpoint"):
+        return  # the run may have gone on after its best model was saved
+    updates = header.get("number_training_updates", 0)
+    known = header.get("train_stats") or ({} if stats else {"parleys": updates, "train_steps": updates})
+    reports = stats.get("valid_reports", [])
+    reports = reports + [report for report in known.get("valid_reports", []) if report not in reports]
+    atomic.write_text(file, json.dumps(stats | known | {"valid_reports": reports}, indent=4))
+
+
+def read_trainstats(file: Path) -> dict[str, Any] | None:
+    """Read ParlAI's counters. Returns nothing if there is no file, and None if it is damaged."""
     try:
-        text = Path(path).read_text(encoding="utf-8") if os.path.exists(path) else "{}"
-        json.loads(text)
+        stats = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError:
-        logging.warning(f"{path} was cut off by a kill; taking the one before it")
-        os.replace(f"{path}.previous", path)
+        return None
+    return stats if isinstance(stats, dict) else None

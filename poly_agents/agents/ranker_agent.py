@@ -24,7 +24,7 @@ from poly_agents.agents.arguments import is_training
 from poly_agents.agents.candidate_source import CandidateSource, task_candidates_file
 from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.agents.history import ChatHistory
-from poly_agents.agents.report import Evaluation, EvaluationOptions, Scored
+from poly_agents.agents.report import Evaluation, Scored
 from poly_agents.agents.training_run import ProgressBar, TrainingCandidates
 from poly_agents.learning import training
 from poly_agents.learning.distill import Teacher
@@ -42,6 +42,7 @@ class RankerAgent(TorchRankerAgent):
 
     ranker: ClassVar[type[Ranker]]
     candidate_source: CandidateSource | None = None
+    train_stats: ClassVar[dict] = {}  # the counters of ParlAI's training loop, set before each save
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -70,7 +71,7 @@ class RankerAgent(TorchRankerAgent):
             arguments.apply_truncate(opt)
             arguments.check(opt, self.ranker)
         self.examples_seen: Counter[str] = Counter()
-        self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
+        self.evaluation = shared["evaluation"] if shared else Evaluation.of(opt)
         super().__init__(opt, shared)
         if not shared and is_training(opt):
             self._prepare_training()
@@ -142,8 +143,7 @@ class RankerAgent(TorchRankerAgent):
         path = path or self.opt.get("model_file")
         if not path:
             return
-        examples = {task: count * num_workers() for task, count in self.examples_seen.items()}
-        counters = {"number_training_updates": self._number_training_updates, "examples_seen": examples}
+        counters = training_run.counters(self._number_training_updates, self.examples_seen, self.train_stats)
         optimizer = self.optimizer.state_dict() if path.endswith(".checkpoint") and is_training(self.opt) else None
         state = model_file.training_state(self.opt, counters, getattr(self, "scheduler", None), optimizer)
         model_file.save(path, self.text_ranker, self.opt, state)
@@ -156,7 +156,7 @@ class RankerAgent(TorchRankerAgent):
         self.ranker_module.load_tensors(saved.weights, path)
         for task, count in saved.header.get("examples_seen", {}).items():
             self.examples_seen[task] = count // num_workers()
-        model_file.restore_trainstats(f"{path}.trainstats")
+        model_file.restore_trainstats(path, saved.header, self.opt)
         return saved.header | {"optimizer": saved.optimizer}
 
     # --- observations ---------------------------------------------------------------------------------------------

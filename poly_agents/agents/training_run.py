@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from parlai.utils import logging
+from parlai.utils.distributed import num_workers
 from parlai.utils.misc import warn_once
 from tqdm import tqdm
 
@@ -67,6 +69,18 @@ class TrainingCandidates:
         if None in mined:
             warn_once("some training examples are not in the file of hard negatives: they have none")
         return [row or [] for row in mined]
+
+
+def counters(updates: int, examples_seen: dict[str, int], train_stats: dict[str, Any]) -> dict[str, Any]:
+    """Return what a model file says of the training so far.
+
+    Args:
+        updates: how many were made.
+        examples_seen: task -> how many of its examples this process has seen.
+        train_stats: the counters of ParlAI's training loop.
+    """
+    seen = {task: count * num_workers() for task, count in examples_seen.items()}
+    return {"number_training_updates": updates, "examples_seen": seen, "train_stats": train_stats}
 
 
 def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> int | None:

@@ -16,6 +16,7 @@ PATCHES = {
     "parlai.utils.misc": ("printing", "patch_display"),
     "parlai.utils.logging": ("printing", "patch_logging"),
     "parlai.nn.lr_scheduler": ("training", "patch_plateau"),
+    "parlai.scripts.train_model": ("training", "patch_loop"),
     "parlai.utils.distributed": ("distributed", "patch_distributed"),
     "parlai.utils.fsdp": ("distributed", "patch_join"),
     "parlai.scripts.multiprocessing_train": ("distributed", "patch_training"),

@@ -12,7 +12,6 @@ still gets the exceptions.
     141         nobody reads the output any more, as in `parlai poly_zoo | head -1`
 """
 
-import difflib
 import errno
 import os
 import re
@@ -46,8 +45,9 @@ def console(command: Callable[[], Any]) -> Any:
             return command()
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        end(signal.SIGINT)
+    except KeyboardInterrupt as stopped:
+        print(str(stopped) or "ended by SIGINT", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         if not is_unread(sys.stdout):
             raise
@@ -62,12 +62,6 @@ def console(command: Callable[[], Any]) -> Any:
         where = "" if rank == "0" else f" (rank {rank})"
         print("\n".join([f"error{where}: {sentence}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(1)
-
-
-def end(number: int) -> None:
-    """End the process with the exit code of a signal. Raises SystemExit."""
-    print(f"ended by {signal.Signals(number).name}", file=sys.stderr)
-    sys.exit(128 + number)
 
 
 def is_debug() -> bool:
@@ -137,6 +131,8 @@ def patch_parser(params) -> None:
     ParlAI reads the command line once without `--help`, to find further flags, and that fails if a required one is
     missing. For a flag that does not exist it prints the whole help. This patch can go when ParlAI does neither.
     """
+    from poly_agents.options import nearest
+
     parse = params.ParlaiParser.parse_known_args
 
     def parse_known_args(self, args=None, namespace=None, nohelp=False):
@@ -151,19 +147,11 @@ def patch_parser(params) -> None:
 
     def error(self, message):
         known = list((getattr(self, "_help_subparser", None) or self)._option_string_actions)  # of the command
-        hints = [near for word in message.split() if word.startswith("--") for near in nearest(word, known)]
+        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        hints = [near for word in unknown for near in nearest(word, known)]
         hint = f"; did you mean {' '.join(hints)}?" if "unrecognized" in message and hints else ""
         print(f"error: {message}{hint} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
 
     params.ParlaiParser.parse_known_args = parse_known_args
     params.ParlaiParser.error = error
-
-
-def nearest(flag: str, known: list[str]) -> list[str]:
-    """Return the flag that looks most like a given one, if there is one.
-
-    >>> nearest("--poly-code", ["--poly-codes", "--backbone"])
-    ['--poly-codes']
-    """
-    return difflib.get_close_matches(flag.split("=")[0], [name for name in known if name.startswith("--")], 1)

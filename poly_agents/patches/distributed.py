@@ -56,8 +56,22 @@ def patch_join(fsdp) -> None:
 
 
 def patch_training(script) -> None:
-    """Make `parlai multiprocessing_train` end with an error when one of its processes dies."""
-    script.launch_and_train = launcher(script.multiprocess_train, script.launch_and_train)
+    """Make `parlai multiprocessing_train` end with an error when one of its processes dies, and with no traceback more.
+
+    ParlAI's own `multiprocess_train` logs one for every error, which is raised as well.
+    """
+
+    def multiprocess_train(rank, opt, port):
+        address = f"tcp://localhost:{port}"
+        with script.distributed_utils.distributed_context(rank, opt, init_method=address) as opt:
+            opt["multiprocessing"] = True
+            loop = script.fsdp_utils.JoinableTrainLoop(opt)
+            with script.fsdp_utils.fsdp_join(loop):
+                return loop.train()
+
+    launch = launcher(multiprocess_train, script.launch_and_train)
+    multiprocess_train.__module__, multiprocess_train.__qualname__ = script.__name__, "multiprocess_train"
+    script.multiprocess_train, script.launch_and_train = multiprocess_train, launch  # workers import it by this name
 
 
 def patch_evaluation(script) -> None:
