@@ -91,3 +91,34 @@ def make_encoder_decoder(folder: Path, family: str = "t5", tied: bool = True, **
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     return str(folder)
+
+
+SMALL_DECODER = {"hidden_size": 28, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 97}
+DECODERS = {  # family -> (does its tokenizer put a start token before each text, configuration)
+    "gpt2": (False, {"n_embd": 28, "n_layer": 2, "n_head": 2, "n_positions": 97}),
+    "llama": (True, SMALL_DECODER | {"intermediate_size": 37, "num_key_value_heads": 1}),
+    "qwen3": (False, SMALL_DECODER | {"intermediate_size": 37, "num_key_value_heads": 1, "head_dim": 10}),
+}
+
+
+def make_decoder(folder: Path, family: str, auto: type = AutoModel, **changes) -> str:
+    """Write a tiny random decoder with its tokenizer, which has no padding, as a HuggingFace folder."""
+    starts, config = DECODERS[family]
+    vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", "<unk>", *WORDS])}
+    backend = Backend(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    if starts:
+        backend.post_processor = TemplateProcessing(
+            single="<s>:0 $A:0", pair="<s>:0 $A:0 <s>:1 $B:1", special_tokens=[("<s>", 0)]
+        )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", **changes.pop("tokens", {})
+    ).save_pretrained(folder)
+    torch.manual_seed(3)
+    special = {"vocab_size": 41, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    model = auto.from_config(AutoConfig.for_model(family, **config | special | changes))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return str(folder)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,18 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import LayerNorm
+from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import poly_agents
 from poly_agents import zoo
+from poly_agents.models.opening import read_tokenizer
+from poly_agents.text.tokenizer import Tokenizer
 from tests.agents import make
 from tests.sentence_models import CANDIDATES, CONTEXTS, PLAIN, PROMPTS, scores, write
 
@@ -100,7 +109,7 @@ def test_parlai_trains_on_from_a_folder_and_from_a_model_that_did(tiny, tmp_path
 def test_what_bi_cannot_do_is_refused(tiny, tmp_path):
     for name, module, pooling, message in [
         ("norm", [LayerNorm(26)], "mean", "made of Transformer, Pooling, LayerNorm; bi takes"),
-        ("weighted", [], "weightedmean", "pools by weightedmean; bi knows cls, mean"),
+        ("weighted", [], "weightedmean", "pools by weightedmean; bi knows cls, lasttoken, mean"),
         ("two", [], ("cls", "mean"), "pools by cls and mean; bi knows"),
         ("relu", [Dense(26, 11, activation_function=torch.nn.ReLU())], "mean", "is none of W x"),
     ]:
@@ -139,3 +148,53 @@ def test_lowercasing_that_the_tokenizer_does_anyway_is_no_obstacle(tmp_path):
     shutil.copytree(zoo.backbone("minilm"), tmp_path / "model")
     (tmp_path / "model" / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": true}')
     assert poly_agents.start("bi", backbone=str(tmp_path / "model"), **PLAIN).ranker.options.reduction == "mean"
+
+
+# --- prompts over SentencePiece ---------------------------------------------------------------------------------------
+
+
+def sentencepiece(folder: Path, split: bool) -> str:
+    """Write a tokenizer of the kind of SentencePiece, with pieces that begin with a mark of the space before them.
+
+    Args:
+        folder: where to write.
+        split: the space is marked by the pre-tokenizer, as in XLM-R; or by the normalizer, as in Llama.
+    """
+    words = ["▁query", ":", "▁passage", "▁", "a", "▁a", "▁hello", "hello", "▁cat", "1", "▁1", "I", "▁I", "q", "u", "e"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *((word, -float(len(word) < 3)) for word in words)]
+    backend = Backend(Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    if split:
+        backend.pre_tokenizer = Metaspace()
+    else:
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.post_processor = TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_prompt_and_a_text_have_the_ids_of_the_whole(split, tmp_path):
+    folder = sentencepiece(tmp_path, split)
+    ours, theirs = Tokenizer.pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ours.save(str(tmp_path / "model.dict"))
+    for tokenizer in (ours, read_tokenizer(str(tmp_path / "model.dict"))):
+        for prompt in ("query: ", "passage: ", "query: a ", "query:\n "):
+            for text in ("hello cat", "a", "1 hello", "cat: q"):
+                assert tokenizer.separates(prompt)
+                whole = theirs(prompt + text, add_special_tokens=False)["input_ids"]
+                assert [*tokenizer.prompt(prompt), *tokenizer.ids(text)] == whole
+        assert not tokenizer.separates("query:")  # "query:hello" has no mark before its "hello"
+
+
+def test_a_model_of_an_earlier_version_keeps_the_ids_of_its_prompt(tmp_path):
+    tokenizer = Tokenizer.pretrained(sentencepiece(tmp_path, True))
+    tokenizer.save(str(tmp_path / "model.dict"))
+    saved = json.loads((tmp_path / "model.dict").read_text(encoding="utf-8"))
+    del saved["joint_prompts"], saved["digest"]
+    (tmp_path / "model.dict").write_text(json.dumps(saved), encoding="utf-8")
+    earlier = read_tokenizer(str(tmp_path / "model.dict"))
+    assert earlier.prompt("query: ") == tuple(earlier.ids("query: ")) != tokenizer.prompt("query: ")
+    earlier.save(str(tmp_path / "again.dict"))
+    assert read_tokenizer(str(tmp_path / "again.dict")).prompt("query: ") == earlier.prompt("query: ")

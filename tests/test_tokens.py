@@ -93,7 +93,7 @@ def test_a_tokenizer_is_saved_whole(tokenizer, tmp_path):
 
 def test_a_damaged_tokenizer_is_refused_by_name(tmp_path):
     (tmp_path / "model.dict").write_text('{"pad_id": 0')
-    with pytest.raises(ValueError, match=r"model\.dict is not a tokenizer"):
+    with pytest.raises(ValueError, match=r"model\.dict, the tokenizer, is not JSON"):
         opening.read_tokenizer(str(tmp_path / "model.dict"))
 
 

@@ -70,7 +70,9 @@ def rewrite_options(folder: Path) -> None:
     Raises:
         ValueError: `model` is not a model file of this project, or `model.opt` holds no options.
     """
-    header = checkpoint.read_header(str(folder / "model"))
+    from poly_agents.models import opening
+
+    header = opening.read_header(str(folder / "model"))
     fetched = option_files.read(folder / "model.opt")
     kept = {name: fetched[name] for name in CHAT_OPTIONS if isinstance(fetched.get(name), bool | int)}
     options = {"model": f"poly_agents/{header['agent']}"} | kept | checkpoint.settings(header)

@@ -18,6 +18,9 @@ from poly_agents.encoders.states import by_length
 from poly_agents.errors import InputError
 from poly_agents.text.tokens import Tokens
 
+T5 = ("t5", "mt5", "umt5")  # families of encoder-decoders whose encoder is one of texts by itself
+UNLIMITED = 2**20  # positions of a model that uses distances between tokens instead
+
 
 class Backbone(nn.Module):
     """A HuggingFace encoder without its pooler.
@@ -30,21 +33,43 @@ class Backbone(nn.Module):
         packed.limit_program_caches()
         if hasattr(model, "pooler"):
             model.pooler = None  # trained for another task; no system here reads it
+        config = model.config
+        self.is_t5 = config.model_type in T5
+        if self.is_t5 and dtype == torch.float16:
+            raise InputError("--precision float16: T5's states outgrow its range; give bfloat16 or float32")
         self.model = model
         self.dtype = dtype
         self._packed: packed.PackedEncoder | None = None
-        self.width: int = model.config.hidden_size
+        self.width: int | None = getattr(config, "hidden_size", None)
+        if self.width is None:
+            raise InputError(f"a {config.model_type} is no encoder of texts; give another --backbone")
         takes_segments = "token_type_ids" in inspect.signature(model.forward).parameters
-        self.segments = takes_segments and getattr(model.config, "type_vocab_size", 0) > 1
+        self.segments = takes_segments and getattr(config, "type_vocab_size", 0) > 1
         offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)  # RoBERTa counts from padding_idx + 1
-        self.positions: int = model.config.max_position_embeddings - (0 if offset is None else offset + 1)
+        positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+        self.positions: int = UNLIMITED if positions < 0 else positions - (0 if offset is None else offset + 1)
+        self.causal = is_causal(model)
+        if self.causal:
+            config.use_cache = False  # keys and values of earlier tokens are for generating text
+        if self.is_t5:
+            model.encoder.embed_tokens = None  # another name of `shared`
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy gets, in this process or another one. It lays its weights out again when it runs."""
+        return vars(self) | {"_packed": None}
 
     @classmethod
     def downloaded(cls, source: str, dtype: torch.dtype) -> Self:
-        """Load an encoder by HuggingFace name or folder. Raises ValueError as `load_pretrained` does."""
-        from transformers import AutoModel
+        """Load an encoder by HuggingFace name or folder.
 
-        return cls(load_pretrained(AutoModel, source), dtype)
+        Raises:
+            ValueError: as `load_pretrained`; or it is no encoder of texts.
+        """
+        from transformers import AutoConfig
+
+        encoder = cls(load_pretrained(text_model(AutoConfig.from_pretrained(source).model_type), source), dtype)
+        encoder.try_out(source)
+        return encoder
 
     @classmethod
     def blank(cls, config: dict[str, Any], dtype: torch.dtype, stored: torch.dtype = torch.float32) -> Self:
@@ -55,10 +80,23 @@ class Backbone(nn.Module):
             dtype: the type of the matrix products.
             stored: the type that the weights are held in.
         """
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig
 
         config = AutoConfig.for_model(**config)
-        return cls(AutoModel.from_config(config, dtype=stored, attn_implementation=attention()), dtype)
+        auto = text_model(config.model_type)
+        return cls(auto.from_config(config, dtype=stored, attn_implementation=attention()), dtype)
+
+    def try_out(self, source: str) -> None:
+        """Run two tokens. Raises ValueError that names `source` if the model cannot be run as an encoder of texts."""
+        ids = torch.tensor([[0, 1]])
+        try:
+            with torch.no_grad():
+                self(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids)))
+        except Exception as error:  # whatever a model of an unknown family raises
+            raise InputError(
+                f"{source}, a {self.model.config.model_type}, does not run as an encoder of texts "
+                f"({first_line(error)}); give another --backbone"
+            ) from error
 
     @property
     def config(self) -> dict[str, Any]:
@@ -101,6 +139,8 @@ class Backbone(nn.Module):
                 module.p = share
             if isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT reads a plain number
                 module.attention_dropout = share
+            if hasattr(module, "has_relative_attention_bias"):  # so does T5's attention
+                module.dropout = share
 
     def forward(self, tokens: Tokens, before: Tensor | None = None) -> Tensor:
         """Run the encoder.
@@ -152,6 +192,8 @@ class Backbone(nn.Module):
 
     def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None) -> Any:
         inputs = {"input_ids": tokens.ids}
+        if self.is_t5:  # it adds up its layers in float32, or loses precision
+            inputs = {"inputs_embeds": model.get_input_embeddings()(tokens.ids).float()}
         if before is not None:
             words = model.get_input_embeddings()(tokens.ids)
             rows = before.to(words.dtype).expand(len(words), -1, -1)
@@ -166,7 +208,7 @@ class Backbone(nn.Module):
     def _packed_now(self, tokens: Tokens) -> packed.PackedEncoder | None:
         """Return the encoder that runs without padding, with today's weights, or None where it cannot be used."""
         encoder = self._packed  # other threads may set it meanwhile
-        if self.training or not packed.can_run(self.model, self.dtype, tokens):
+        if self.training or self.causal or not packed.can_run(self.model, self.dtype, tokens):
             encoder = None  # a training step may follow, and a fused optimizer changes weights without a trace
         elif encoder is None or not encoder.is_current():
             encoder = packed.PackedEncoder(self.model, self.dtype, self.segments)
@@ -205,21 +247,53 @@ def load_pretrained(auto: type, source: str) -> nn.Module:
         source: HuggingFace name or folder.
 
     Raises:
-        ValueError: the checkpoint lacks weights. They are never filled with random numbers.
+        ValueError: the checkpoint is damaged or lacks weights. They are never filled with random numbers.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading takes a moment, and the bar would break up ParlAI's lines
     with load_report_held_back():
-        model, report = auto.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
-        )
+        try:
+            model, report = auto.from_pretrained(
+                source, dtype=torch.float32, attn_implementation=attention(), output_loading_info=True
+            )
+        except Exception as error:  # which one depends on the file and on the version of transformers
+            raise InputError(f"the backbone {source} cannot be loaded: {first_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
             f"the checkpoint {source} lacks {len(missing)} weights, first {missing[0]!r}; give a complete one"
         )
     return model
+
+
+def text_model(family: str) -> type:
+    """Return the class of transformers that makes the encoder of a model family."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    return AutoModelForTextEncoding if family in T5 else AutoModel
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Tell whether a model reads from left to right: the state of a token knows nothing of what comes after it."""
+    from transformers.models.auto import modeling_auto
+
+    if getattr(model.config, "is_encoder_decoder", False):
+        return False  # every state knows the encoder's
+    told = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
+    if told:
+        return any(told)
+    family = model.config.model_type
+    generates, fills_gaps = (
+        family in names
+        for names in (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    )
+    return generates and not fills_gaps and family != "xlnet"  # which sees everything unless it generates
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -12,13 +12,12 @@ from torch.nn.functional import linear, pad
 from torch.utils.checkpoint import checkpoint as recompute
 
 from poly_agents.encoders.attention import merge, split, weights
-from poly_agents.encoders.backbone import Backbone, load_pretrained
+from poly_agents.encoders.backbone import T5, UNLIMITED, Backbone, load_pretrained
 from poly_agents.encoders.precision import attention
 from poly_agents.encoders.states import TokenStates, budget_slices, token_budget
 from poly_agents.errors import InputError
 from poly_agents.text.tokens import Tokens
 
-FAMILIES = ("t5", "mt5", "umt5")
 LOGITS = 2**25  # logits that are made at a time, because a vocabulary is large
 
 
@@ -27,7 +26,7 @@ class EncoderDecoder(Backbone):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
         config = model.config
-        config.max_position_embeddings = 2**20  # T5 uses distances instead of positions: any length
+        config.max_position_embeddings = UNLIMITED
         config.tied_output = model.lm_head.weight is model.shared.weight
         super().__init__(model, dtype)
         model.encoder.embed_tokens = model.decoder.embed_tokens = None  # other names of `shared`
@@ -81,12 +80,6 @@ class EncoderDecoder(Backbone):
     def output(self) -> Tensor:
         """Return the output embedding, a row for each token of the vocabulary: [V, D]."""
         return self.model.shared.weight if self.model.lm_head is None else self.model.lm_head.weight
-
-    def set_dropout(self, share):
-        super().set_dropout(share)
-        for module in self.model.modules():
-            if hasattr(module, "has_relative_attention_bias"):  # T5's attention reads a plain number
-                module.dropout = share
 
     # --- encoder ------------------------------------------------------------------------------------------------------
 
@@ -238,10 +231,10 @@ class EncodedTexts:
 
 def check_family(family: str, source: str) -> None:
     """Raise ValueError for a model that is not of the T5 family."""
-    if family not in FAMILIES:
+    if family not in T5:
         raise InputError(
             f"{source} is a {family}; this ranker needs an encoder-decoder of one of these families: "
-            f"{', '.join(FAMILIES)}; give for example --backbone google/flan-t5-small"
+            f"{', '.join(T5)}; give for example --backbone google/flan-t5-small"
         )
 
 

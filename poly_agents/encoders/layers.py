@@ -55,7 +55,7 @@ PATHS = {  # model type -> where each part is, in the order of `Layer`
     ),
     "parlai": Layer._fields[:-1],
 }
-LISTS = ("encoder.layer", "transformer.layer", "layers")  # where model families keep their layers
+LISTS = ("encoder.layer", "transformer.layer", "layers", "h", "encoder.block")  # where model families keep their layers
 
 
 def path(model: nn.Module) -> str:
@@ -78,9 +78,10 @@ def modules(model: nn.Module) -> nn.ModuleList:
 def read(model: nn.Module) -> list[Layer]:
     """Return the parts of every layer, first to last. Raises ValueError for a family with other layers than BERT's."""
     config = model.config
-    if config.model_type not in PATHS:
+    if config.model_type not in PATHS or getattr(config, "is_decoder", False):
+        reason = "read from left to right" if config.model_type in PATHS else "are not built as BERT's"
         raise InputError(
-            f"the layers of {config.model_type} are not built as BERT's, so they cannot be run apart; "
+            f"the layers of {config.model_type} {reason}, so they cannot be run apart; "
             f"give a --backbone of one of these families: {', '.join(PATHS)}"
         )
     paths = PATHS[config.model_type]

@@ -3,21 +3,29 @@
 The header holds what it takes to build the model anywhere: the name of the ranker, its options, and the configuration
 of its encoder. A training checkpoint also holds the tensors of the optimizer, counters, and how many examples of each
 task were seen.
+
+A CRC-32 of the header and of each tensor is kept beside the header and compared when a process first reads the file: a
+disk or a copy that changed a bit is found before it changes a score. It finds damage, not forgery.
 """
 
 import json
+import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, MissingFileError
+from poly_agents.files import json_files
 from poly_agents.files.atomic import replace
 
 KEY = "poly_agents"  # the header's key in the metadata of the safetensors file
+CHECKSUMS = "poly_agents_crc32"  # that of the checksums: of each tensor by its name, and of the header under ""
 HELD = 2**27  # bytes of a mapped file that stay in memory while its tensors are popped
 
 
@@ -84,30 +92,73 @@ def write(path: str, header: dict[str, Any], weights: Mapping[str, Tensor], opti
         for number, state in optimizer["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    replace(path, lambda beside: save_file(tensors, beside, {KEY: json.dumps(header)}))
+    text = json.dumps(header)
+    sums = {"": zlib.crc32(text.encode())} | {name: checksum(tensor) for name, tensor in tensors.items()}
+    replace(path, lambda beside: save_file(tensors, beside, {KEY: text, CHECKSUMS: json.dumps(sums)}))
 
 
 def read_header(path: str) -> dict[str, Any]:
     """Read the header alone, which is fast for a file of any size. Raises ValueError as `read` does."""
     with _open(path) as file:
-        return _header(path, file)
+        return _header(path, file.metadata() or {})
 
 
 def read(path: str) -> Checkpoint:
-    """Read a model file. Its weights are mapped, not read.
+    """Read a model file. Its weights are mapped, and their checksums compared if that was not done before.
 
     Raises:
         ValueError: the file is missing, damaged, or in another format. The message names it.
     """
     header = read_header(path)
+    verify(path)
     weights = MappedWeights(lambda: _tensors(path, "model."))
     if "optimizer_groups" not in header:
         return Checkpoint(header, weights, None)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _tensors(path, "optimizer.").items():
-        number, key = name.split(".", 1)
+        number, _, key = name.partition(".")
+        if not (number.isdecimal() and key):
+            raise InputError(f"{path} is damaged: it holds an entry optimizer.{name}; restore the file")
         state.setdefault(int(number), {})[key] = tensor
     return Checkpoint(header, weights, {"state": state, "param_groups": header["optimizer_groups"]})
+
+
+_verified: set[tuple] = set()  # files whose tensors this process has compared with their checksums
+
+
+def verify(path: str) -> None:
+    """Compare the tensors of a file with its checksums. A file that did not change since is not read again.
+
+    Files of earlier versions have no checksums, and nothing is compared.
+
+    Raises:
+        ValueError: a tensor is not what was written. The message names it.
+    """
+    stat = os.stat(path)
+    state = os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns
+    if state in _verified:
+        return
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+    sums = json_files.parse(metadata.get(CHECKSUMS, "null"), f"the list of checksums of {path}")
+    if sums is not None:
+        tensors = MappedWeights(lambda: _tensors(path, ""))
+        if not isinstance(sums, dict) or sums.keys() - {""} != set(tensors):
+            raise InputError(f"{path} is damaged: its checksums are not those of its tensors; restore the file")
+        for name in list(tensors):
+            if checksum(tensors.pop(name)) != sums[name]:
+                raise InputError(f"{path} is damaged: the checksum of {name} is another one; restore the file")
+    _verified.add(state)
+
+
+def checksum(tensor: Tensor) -> int:
+    """Return the CRC-32 of a tensor's type, shape and values.
+
+    >>> checksum(torch.zeros(2)) == checksum(torch.zeros(2)), checksum(torch.zeros(2)) == checksum(torch.zeros(1, 2))
+    (True, False)
+    """
+    kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    return zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy(), zlib.crc32(kind))
 
 
 def settings(header: dict[str, Any]) -> dict[str, Any]:
@@ -129,23 +180,28 @@ def _tensors(path: str, prefix: str) -> dict[str, Tensor]:
 
 
 def _open(path: str):
+    if not Path(path).exists():
+        raise MissingFileError(f"there is no model file {path}; give another path")
+    if not Path(path).is_file():
+        kind = "a folder" if Path(path).is_dir() else "a device or a pipe"
+        raise InputError(f"{path} is {kind}, and a model is a file; give the path of one")
     try:
+        with open(path, "rb") as file:
+            json_files.check_not_pointer(file.read(len(json_files.LFS)), path)
         return safe_open(path, "pt")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no model file {path}; give another path") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is damaged or not a model of poly_agents ({error}); restore the file, or delete it to start again"
-        ) from error
+        raise InputError(f"{path} is damaged or not a model of poly_agents ({error}); restore the file") from error
 
 
-def _header(path: str, file) -> dict[str, Any]:
-    metadata = file.metadata() or {}
+def _header(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     if KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file but not a model of poly_agents: its metadata has no {KEY!r}; give another"
         )
-    try:
-        return json.loads(metadata[KEY])
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the header of {path} is damaged ({error}); restore the file") from error
+    sums = json_files.parse(metadata.get(CHECKSUMS, "{}"), f"the list of checksums of {path}")
+    if isinstance(sums, dict) and sums.get("", None) not in (None, zlib.crc32(metadata[KEY].encode())):
+        raise InputError(f"the header of {path} is damaged: it is not what was written; restore the file")
+    header = json_files.parse(metadata[KEY], f"the header of {path}")
+    if not isinstance(header, dict):
+        raise InputError(f"the header of {path} is {type(header).__name__}, not an object; restore the file")
+    return header

@@ -1,4 +1,4 @@
-"""Short digests that stand for texts, where the text itself would take too much memory."""
+"""Short digests: of texts that would take too much memory, and of bytes that may be damaged later."""
 
 import hashlib
 
@@ -14,3 +14,12 @@ def text_digest(text: str, size: int) -> bytes:
     8
     """
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+def bytes_digest(data: bytes) -> str:
+    """Return 32 hexadecimal digits that identify bytes: their BLAKE2b digest of 16 bytes.
+
+    >>> bytes_digest(b"hello")
+    '46fb7408d4f285228f4af516ea25851b'
+    """
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,5 +1,6 @@
 """Build rankers: from a model file, from pretrained weights, or blank, to be filled by what is loaded next."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from poly_agents.encoders.backbone import Backbone, without_values
 from poly_agents.encoders.precision import choose_dtype
 from poly_agents.errors import InputError
 from poly_agents.models import opening
+from poly_agents.models.headers import built_from, check_options
 from poly_agents.models.opening import Opened
 from poly_agents.pretrained import parlai_transformer
 from poly_agents.rankers import ranker_class
@@ -33,25 +35,37 @@ def build(opened: Opened, precision: str = "auto") -> Ranker:
     """
     header = opened.header | {"options": opened.header["options"] | {"precision": precision}}
     device = default_device()
-    ranker = blank(header, opened.tokenizer, device)
-    ranker.load_tensors(opened.weights, "the model file")
+    ranker = blank(header, opened.tokenizer, device, path=opened.path)
+    ranker.load_tensors(opened.weights, opened.path)
     return ranker.to(device).eval()
 
 
-def blank(header: dict[str, Any], tokenizer: Tokenizer, device: str, for_training: bool = False) -> Ranker:
+def blank(
+    header: dict[str, Any],
+    tokenizer: Tokenizer,
+    device: str,
+    for_training: bool = False,
+    path: str = "the model file",
+) -> Ranker:
     """Build a ranker whose weights have memory but no values: every one of them is loaded next.
 
     Args:
         header: what a model file says of itself: agent, options, backbone, label_truncate.
         device: where it will run, which decides what precision `auto` is. The weights stay on the CPU.
         for_training: hold the weights in float32. Otherwise they are never held in two precisions.
+        path: the model file, for errors.
+
+    Raises:
+        ValueError: the header describes no model, or one that does not fit the tokenizer.
     """
-    kind = ranker_class(header["agent"])
-    options = kind.Options.of(header["options"])
-    dtype = choose_dtype(options.precision, device)
-    encoder = partial(kind.Encoder.blank, header["backbone"], dtype, torch.float32 if for_training else dtype)
-    with without_values():
+    with built_from(path), without_values():
+        kind = ranker_class(header["agent"])
+        check_options(kind.Options, header["options"], path)
+        options = kind.Options.of(header["options"])
+        dtype = choose_dtype(options.precision, device)
+        encoder = partial(kind.Encoder.blank, header["backbone"], dtype, torch.float32 if for_training else dtype)
         ranker = kind(options, tokenizer.frame_for(options, header["label_truncate"]), encoder)
+        check_vocabulary(ranker.context_encoder, tokenizer, path)
     if not for_training:
         ranker.lower_precision()
     return ranker
@@ -70,15 +84,27 @@ def start(
     """
     kind = ranker_class(agent)
     pretrained = kind.read_pretrained(options, source, tokenizer)
-    options = options.fill_open(pretrained.options)
+    known = {name: value for name, value in pretrained.options.items() if getattr(options, name) is None}
+    options = dataclasses.replace(options, **known)  # what stays open depends on the encoder
     dtype = choose_dtype(options.precision, device)
 
     def encoder() -> Backbone:
         return kind.adapt_encoder(options, pretrained_encoder(kind.Encoder, source, dtype))
 
     ranker = kind(options, tokenizer.frame_for(options, label_truncate), encoder)
+    check_vocabulary(ranker.context_encoder, tokenizer, source)
     ranker.load_some(pretrained.weights)
     return ranker
+
+
+def check_vocabulary(encoder: Backbone, tokenizer: Tokenizer, source: str) -> None:
+    """Raise ValueError if a tokenizer has ids that an encoder has no embedding for."""
+    rows = encoder.model.get_input_embeddings().weight.shape[0]
+    if tokenizer.size > rows:
+        raise InputError(
+            f"the tokenizer of {source} has {tokenizer.size:,} ids, its embeddings have {rows:,} rows; if tokens were "
+            "added, resize the embeddings (resize_token_embeddings) and save the checkpoint again"
+        )
 
 
 def pretrained_encoder(kind: type[Backbone], source: str, dtype: torch.dtype) -> Backbone:
@@ -93,11 +119,12 @@ def trained_encoder(kind: type[Backbone], model_file: str, dtype: torch.dtype) -
         ValueError: its weights are not those of such an encoder.
     """
     saved = opening.read_weights(model_file)
-    with without_values():
+    with built_from(model_file), without_values():
         encoder = kind.blank(saved.header["backbone"], dtype)
     prefix = "context_encoder.model."
     own = {f"{prefix}{name}": tensor for name, tensor in encoder.model.state_dict().items()}
     wrong = sorted(own.keys() ^ {name for name in saved.weights if name.startswith(prefix)})
+    wrong = wrong or [name for name in own if own[name].shape != saved.weights[name].shape]
     if wrong:
         raise InputError(f"the encoder in {model_file} does not fit here, first {wrong[0].removeprefix(prefix)!r}")
     for name, tensor in own.items():

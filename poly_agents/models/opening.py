@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from poly_agents.files import checkpoint
 from poly_agents.files.checkpoint import Checkpoint, Weights
-from poly_agents.models.headers import check_header
+from poly_agents.models.headers import check_header, check_types
 from poly_agents.pretrained import parlai_tokenizer, parlai_weights
 from poly_agents.text.tokenizer import Tokenizer, read_saved
 
@@ -24,6 +24,7 @@ class Opened(NamedTuple):
     weights: Weights
     tokenizer: Tokenizer
     optimizer: dict[str, Any] | None = None  # as `optimizer.state_dict()` gives it; None outside of checkpoints
+    path: str = "the model file"  # for errors
 
 
 def open_model(path: str) -> Opened:
@@ -36,7 +37,7 @@ def open_model(path: str) -> Opened:
         ValueError: a file is missing, damaged, or in another format. The message names the file.
     """
     saved = read_weights(path)
-    return Opened(saved.header, saved.weights, read_tokenizer(f"{path}.dict"), saved.optimizer)
+    return Opened(saved.header, saved.weights, read_tokenizer(f"{path}.dict"), saved.optimizer, path)
 
 
 def read_weights(path: str) -> Checkpoint:
@@ -48,7 +49,9 @@ def read_weights(path: str) -> Checkpoint:
 
 def read_header(path: str) -> dict[str, Any]:
     """Read the header alone, which is fast for a file of any size. Raises ValueError as `open_model` does."""
-    return parlai_weights.read_header(path) if written_by_torch(path) else checkpoint.read_header(path)
+    header = parlai_weights.read_header(path) if written_by_torch(path) else checkpoint.read_header(path)
+    check_types(header, path)
+    return header
 
 
 def read_tokenizer(path: str) -> Tokenizer:
@@ -67,11 +70,17 @@ def read_tokenizer(path: str) -> Tokenizer:
 
 def pretrained_tokenizer(source: str) -> Tokenizer:
     """Return the tokenizer of a backbone: a HuggingFace name or folder, or a model file."""
-    return read_tokenizer(f"{source}.dict") if Path(source).is_file() else Tokenizer.pretrained(source)
+    if Path(source).is_file():
+        return read_tokenizer(f"{source}.dict")
+    tokenizer = Tokenizer.pretrained(source)
+    tokenizer.separate_pairs()
+    return tokenizer
 
 
 def written_by_torch(path: str) -> bool:
     """Tell whether torch wrote a file. Then it is ParlAI's."""
+    if not Path(path).is_file():
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(16).startswith((ZIP, OLD_TORCH))

@@ -1,6 +1,5 @@
 """Files of a pretrained checkpoint, in a folder or by HuggingFace name: JSON files, and single tensors by name."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from poly_agents.errors import InputError
+from poly_agents.files import json_files
 
 WEIGHTS = "model.safetensors", "pytorch_model.bin"
 
@@ -36,12 +36,7 @@ def path_of(source: str, name: str) -> Path | None:
 def settings(source: str, name: str) -> Any:
     """Read a JSON file of a checkpoint. A missing file reads as an empty object; a damaged one raises ValueError."""
     path = path_of(source, name)
-    if path is None:
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); restore the file") from error
+    return {} if path is None else json_files.read(path)
 
 
 def tensors(source: str, names: Iterable[str], folder: str = "") -> dict[str, Tensor]:

@@ -25,10 +25,11 @@ from tokenizers.models import BPE, Model, WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from poly_agents.errors import InputError
+from poly_agents.files import json_files
 from poly_agents.options import Options
 from poly_agents.pretrained import parlai_weights
 from poly_agents.text.frame import Frame
-from poly_agents.text.tokenizer import Tokenizer
+from poly_agents.text.tokenizer import Tokenizer, known_ids
 
 EMPTY_WORD = "\0"  # stands for the empty word that `space` makes of two spaces; no pre-tokenizer returns one
 WORD_END = "</w>"  # ends the last piece of a word in subword-nmt's merges
@@ -66,9 +67,14 @@ class ParlaiTokenizer(Tokenizer):
     def from_saved(cls, saved: Mapping[str, Any], path: str) -> Self:
         try:
             steps = TextSteps(**saved["parlai"] | {"turn_ids": tuple(saved["parlai"]["turn_ids"])})
-            return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], steps)
+            backend = Backend.from_str(json.dumps(saved["tokenizer"]))
+            return cls(backend, *known_ids(backend, saved, "pad_id"), steps)
         except Exception as error:  # the backend raises plain exceptions
             raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
+
+    @property
+    def size(self) -> int:
+        return self.steps.known
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -212,7 +218,7 @@ def byte_bpe_backend(path: str, opt: Mapping, words: dict[str, int], unknown: st
     if missing := [file for file in files if not Path(file).is_file()]:
         source = "; they are encoder.json and vocab.bpe in the folder gpt2 of ParlAI's data" if kind == "gpt2" else ""
         raise InputError(f"--dict-tokenizer {kind} needs {' and '.join(missing)}{source}")
-    vocabulary = json.loads(Path(files[0]).read_text(encoding="utf-8"))
+    vocabulary = json_files.read(files[0])
     lines = Path(files[1]).read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     try:

@@ -22,7 +22,13 @@ from poly_agents.scoring.ranker import PretrainedParts
 from poly_agents.text.tokenizer import Tokenizer
 
 GENERAL = "config_sentence_transformers.json"
-POOLINGS = {"cls": "first", "mean": "mean", "max": "max", "mean_sqrt_len_tokens": "sqrt"}  # theirs -> --reduction
+POOLINGS = {  # theirs -> --reduction
+    "cls": "first",
+    "lasttoken": "last",
+    "mean": "mean",
+    "max": "max",
+    "mean_sqrt_len_tokens": "sqrt",
+}
 EARLIER = {  # settings of a pooling in earlier versions -> today's name
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",

@@ -4,8 +4,9 @@
 
 Context and candidate are encoded jointly, so nothing of a candidate can be cached. Another `--cross-head` puts a dense
 layer and an activation before W, as the sequence classifiers of the encoder's family do. Another `--reduction` takes
-more than the first state. A pretrained cross-encoder with one score (`num_labels=1`) brings its own head and reduction,
-and the scores here are its scores before any sigmoid.
+more than the first state; over a decoder it is the last one, which alone knows the whole pair. A pretrained
+cross-encoder with one score (`num_labels=1`) brings its own head and reduction, and the scores here are its scores
+before any sigmoid.
 """
 
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ class CrossOptions(ReductionOptions):
 
     reduction: str = option(
         None,
-        "how the states of a pair's tokens become one vector: the first state, as in the paper; the mean; the largest "
-        "of each dimension (max); the sum over the root of the length (sqrt); the mean of the first --reduction-tokens "
-        "(first-m)",
+        "how the states of a pair's tokens become one vector: the first state, as in the paper; the last one, which a "
+        "decoder needs; the mean; the largest of each dimension (max); the sum over the root of the length (sqrt); the "
+        "mean of the first --reduction-tokens (first-m)",
         REDUCTIONS,
         fallback="first",
     )

@@ -11,12 +11,14 @@ divide its products by sqrt(d), or have projections and several heads (`--codes-
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.states import TokenStates
+from poly_agents.errors import InputError
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.multihead import MultiHead
@@ -59,6 +61,14 @@ class PolyOptions(ReductionOptions, PromptOptions):
         super().__post_init__()
         for name in ("poly_codes", "codes_attention_num_heads", "poly_attention_num_heads"):
             at_least(self, name, 1)
+
+    def over_decoder(self) -> Self:
+        if self.poly_views == "first":
+            raise InputError(
+                "--poly-views first: the backbone reads from left to right, so its first states know nothing of the "
+                "rest of the context; give --poly-views codes or last"
+            )
+        return super().over_decoder()
 
 
 class PolyRanker(Ranker):

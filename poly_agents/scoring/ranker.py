@@ -34,6 +34,7 @@ from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.states import chain, take_rows
 from poly_agents.errors import InputError
 from poly_agents.files.checkpoint import Weights
+from poly_agents.scoring.finite import check_finite
 from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.frame import Frame
 from poly_agents.text.tokenizer import Tokenizer
@@ -91,9 +92,10 @@ class Ranker(nn.Module, ABC):
         """
         super().__init__()
         self._trained = 0  # how often training was switched on
-        self.options = options = options.fill_open({})
         self.frame = frame
         self.context_encoder = build()
+        options = options.over_decoder() if self.context_encoder.causal else options
+        self.options = options = options.fill_open({})
         self.candidate_encoder = self.context_encoder if options.share_encoders or self.one_encoder else build()
         for encoder in {self.context_encoder, self.candidate_encoder}:
             encoder.set_dropout(options.dropout)
@@ -208,10 +210,16 @@ class Ranker(nn.Module, ABC):
 
     @torch.no_grad()
     def score_tokens(self, contexts: Tokens, encoded: Any, index: Tensor | None = None) -> Tensor:
-        """Score bare contexts [B, L] against encoded candidates: as `score_indexed`, without gradients."""
+        """Score bare contexts [B, L] against encoded candidates: as `score_indexed`, without gradients.
+
+        Raises:
+            ValueError: a score is not finite. The message names the cause.
+        """
         self.eval()
         index = None if index is None else index.to(self.device)
-        return self.score_indexed(contexts.to(self.device), encoded, index)
+        scores = self.score_indexed(contexts.to(self.device), encoded, index)
+        check_finite(scores, self, None if index is None else index >= 0)
+        return scores
 
     def score_ids(self, ids: Sequence[Sequence[int]], encoded: Any, index: Tensor | None = None) -> Tensor:
         """Score contexts by their bare ids: as `score_tokens`."""

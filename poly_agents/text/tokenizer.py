@@ -1,17 +1,24 @@
 """Text -> ids: a fast HuggingFace tokenizer that adds no special tokens. A newline becomes the separator of turns."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, MissingFileError
+from poly_agents.files import json_files
 from poly_agents.files.atomic import write_text
+from poly_agents.files.digests import bytes_digest
 from poly_agents.options import Options
-from poly_agents.text.frame import Frame, read_frame
+from poly_agents.text.frame import Frame, Piece, read_frame
+
+PROBES = ("a", "I", "1")  # texts after a prompt
+DIGEST_START = re.compile(rb'\{"digest": "([0-9a-f]{32})", ')  # how a saved tokenizer begins, since it has a digest
 
 
 class Tokenizer:
@@ -20,7 +27,7 @@ class Tokenizer:
     A special token that is spelt out in a text ("[SEP]") stays plain text: nobody can forge a turn.
     """
 
-    def __init__(self, backend: Backend, pad_id: int, turn_id: int):
+    def __init__(self, backend: Backend, pad_id: int, turn_id: int, joint_prompts: bool = True):
         backend.no_truncation()
         backend.no_padding()
         self.frame: Frame = read_frame(backend, pad_id)
@@ -28,6 +35,12 @@ class Tokenizer:
         self.backend = backend
         self.pad_id = pad_id
         self.turn_id = turn_id
+        self.joint_prompts = joint_prompts  # False for models that were saved when prompts were tokenized alone
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy. That of a backend forgets what to do with special tokens that are spelt out in a text."""
+        vars(self).update(state)
+        self.backend.encode_special_tokens = True
 
     @classmethod
     def pretrained(cls, source: str) -> "Tokenizer":
@@ -38,7 +51,11 @@ class Tokenizer:
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # which one depends on the files and on the version of transformers
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"the tokenizer of the backbone {source} cannot be loaded: {reason}") from error
         if not tokenizer.is_fast:
             raise InputError(f"{source} has only a slow tokenizer; convert it to a tokenizer.json first")
         turn_id = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
@@ -51,19 +68,45 @@ class Tokenizer:
     def from_saved(cls, saved: Mapping[str, Any], path: str) -> Self:
         """Make a tokenizer from the content of a file that `save` wrote. Raises ValueError, naming the file."""
         try:
-            return cls(Backend.from_str(json.dumps(saved["tokenizer"])), saved["pad_id"], saved["turn_id"])
+            backend = Backend.from_str(json.dumps(saved["tokenizer"]))
+            ids = known_ids(backend, saved, "pad_id", "turn_id")
+            return cls(backend, *ids, saved.get("joint_prompts", False) is True)
         except Exception as error:  # the backend raises plain exceptions
             raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
+    def separate_pairs(self) -> None:
+        """Put the separator between the two texts of a pair, if the tokenizer puts nothing there.
+
+        Tokenizers of decoders often add no special tokens. Then nothing would tell where the candidate begins.
+        """
+        (before, between, after), separator = self.frame.pair, self.backend.id_to_token(self.turn_id)
+        if between.ids:
+            return
+
+        def tokens(piece: Piece) -> list[str]:
+            names = (self.backend.id_to_token(number) for number in piece.ids)
+            return [f"{name}:{segment}" for name, segment in zip(names, piece.segments, strict=True)]
+
+        pieces = before, after, *self.frame.single
+        special = {number for piece in pieces for number in piece.ids} | {self.turn_id}
+        one, two = self.frame.pair_segments
+        self.backend.post_processor = TemplateProcessing(
+            single=[*tokens(pieces[2]), f"$A:{self.frame.text_segment}", *tokens(pieces[3])],
+            pair=[*tokens(before), f"$A:{one}", f"{separator}:{one}", f"$B:{two}", *tokens(after)],
+            special_tokens=[(self.backend.id_to_token(number), number) for number in sorted(special)],
+        )
+        self.frame = read_frame(self.backend, self.pad_id)
+
     def save(self, path: str) -> None:
-        """Write the tokenizer as one JSON file."""
+        """Write the tokenizer as one JSON file. Its first entry is the digest of the others."""
         saved = {"pad_id": self.pad_id} | self.settings | {"tokenizer": json.loads(self.backend.to_str())}
-        write_text(path, json.dumps(saved, ensure_ascii=False))
+        text = json.dumps(saved, ensure_ascii=False)
+        write_text(path, f'{{"digest": "{bytes_digest(text.encode())}", {text[1:]}')
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return what a saved file holds besides the backend."""
-        return {"turn_id": self.turn_id}
+        return {"turn_id": self.turn_id, "joint_prompts": self.joint_prompts}
 
     @property
     def identity(self) -> str:
@@ -77,6 +120,7 @@ class Tokenizer:
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bare ids of many texts, tokenized in bulk."""
         lines = [text.split("\n") for text in texts]
+        empty = [] if self.frame.single_length else [self.turn_id]  # an encoder needs at least one token
         flat = iter(self.backend.encode_batch_fast([line for text in lines for line in text], add_special_tokens=False))
         rows = []
         for text in lines:
@@ -84,7 +128,7 @@ class Tokenizer:
             for _ in text[1:]:
                 ids.append(self.turn_id)
                 ids.extend(next(flat).ids)
-            rows.append(ids)
+            rows.append(ids or empty)
         return rows
 
     def context_ids_of(self, contexts: Sequence[str]) -> list[list[int]]:
@@ -94,6 +138,11 @@ class Tokenizer:
     def text(self, ids: Sequence[int]) -> str:
         """Turn ids back into text, as near as the vocabulary allows."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    @property
+    def size(self) -> int:
+        """Return how many ids there are: one more than the largest."""
+        return 1 + max(self.backend.get_vocab().values(), default=-1)
 
     @property
     def lowercases(self) -> bool:
@@ -109,9 +158,39 @@ class Tokenizer:
         return replace(self.frame, **{name: self.prompt(text) for name, text in prompts.items()})
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a prompt: of an entry of the vocabulary ("[unused0]"), or of any text."""
+        """Return the ids to put before those of a text.
+
+        Args:
+            text: the prompt: an entry of the vocabulary ("[unused0]"), or any text.
+
+        Returns:
+            The ids that a text with this prompt begins with, where the ids of the text follow. SentencePiece makes
+            "▁query", ":" and "▁hello" of "query: hello": the space of the prompt belongs to the first word. The ids of
+            the prompt alone, if the tokenizer joins its end with a text (see `separates`).
+        """
+        if not text:
+            return ()
         token = self.token_id(text)
-        return tuple(self.ids(text)) if token is None else (token,)
+        if token is not None:
+            return (token,)
+        if not self.joint_prompts:
+            return tuple(self.ids(text))
+        before = self.ids_before(text)
+        return tuple(self.raw_ids(text)) if before is None else before
+
+    def ids_before(self, prompt: str) -> tuple[int, ...] | None:
+        """Return the ids before those of a text in the ids of prompt and text, or None if the two share a token."""
+        end, found = len(prompt.rstrip()), set()
+        for text in PROBES:
+            whole, own = self.backend.encode(prompt + text, add_special_tokens=False), self.raw_ids(text)
+            count = len(whole.ids) - len(own)
+            is_apart = 0 <= count < len(whole.ids) and whole.ids[count:] == own and whole.offsets[count][0] >= end
+            found.add(tuple(whole.ids[:count]) if is_apart else None)
+        return found.pop() if len(found) == 1 else None
+
+    def raw_ids(self, text: str) -> list[int]:
+        """Return the ids of a text in which a newline is a character as any other."""
+        return self.backend.encode(text, add_special_tokens=False).ids
 
     def token_id(self, prompt: str) -> int | None:
         """Return the id of a prompt that is an entry of the vocabulary, else None."""
@@ -120,17 +199,34 @@ class Tokenizer:
 
     def separates(self, prompt: str) -> bool:
         """Tell whether a prompt and the text after it have the same ids when they are tokenized apart."""
-        if not prompt or self.ids(f"{prompt}a") == [*self.prompt(prompt), *self.ids("a")]:
+        if not prompt or (self.joint_prompts and self.ids_before(prompt) is not None):
+            return True
+        if not self.joint_prompts and self.ids(f"{prompt}a") == [*self.prompt(prompt), *self.ids("a")]:
             return True
         return self.token_id(prompt) is not None and self.ids(prompt) != [self.token_id(prompt)]
+
+
+def known_ids(backend: Backend, saved: Mapping[str, Any], *names: str) -> list[int]:
+    """Return entries of a saved tokenizer that are ids. Raises ValueError for one that the vocabulary does not have."""
+    for name in names:
+        if type(saved[name]) is not int or (saved[name] and backend.id_to_token(saved[name]) is None):
+            raise InputError(f"{name} {saved[name]!r} is no id of its vocabulary")
+    return [saved[name] for name in names]
 
 
 def read_saved(path: str) -> dict[str, Any]:
     """Read the JSON object that `Tokenizer.save` wrote. Raises ValueError, naming the file."""
     try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no {path}, the tokenizer that belongs to the model; restore it") from error
+    except OSError as error:
         raise InputError(f"{path} is not a tokenizer of poly_agents ({error}); restore the file") from error
+    json_files.check_not_pointer(data, path)
+    start = DIGEST_START.match(data)
+    if start and start[1].decode() != bytes_digest(b"{" + data[start.end() :]):
+        raise InputError(f"{path} is damaged: it is not what was written; restore the file")
+    saved = json_files.parse(data, f"{path}, the tokenizer,")
     if not isinstance(saved, dict):
         raise InputError(f"{path} is not a tokenizer of poly_agents (no JSON object); restore the file")
     return saved
