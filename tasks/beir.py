@@ -79,6 +79,9 @@ class BeirTeacher(ResponseTeacher):
     FILES = tuple(Download(f"{SITE}/{name}.zip", f"{name}.zip", archive=True, md5=md5) for name, md5 in MD5.items())
     WHERE = "-t poly_agents:beir:NAME downloads a data set; or unpack its archive and give its folder as --data-files"
 
+    SUBMISSIONS = ("trec",)
+    draws_candidates = False  # its measures are those of a run or of the whole corpus
+
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
         super().add_cmdline_args(parser, partial_opt)

@@ -26,11 +26,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poly_agents.agents.teachers.examples import draw_candidates, replies
-from poly_agents.agents.teachers.reading import json_object
+from poly_agents.agents.teachers.reading import json_object, list_at, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
-from poly_agents.files.lines import bounded
+from poly_agents.files.lines import bounded, decode
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
 END = "__eou__"
@@ -91,10 +91,13 @@ class DailydialogTeacher(ResponseTeacher):
         with zipfile.ZipFile(data) as archive, archive.open(member) as lines:
             for number, line in enumerate(bounded(lines, path), 1):
                 try:
-                    if line.strip():
-                        yield parse(line.decode("utf-8"))
+                    if not line.strip():
+                        continue
+                    turns = parse(decode(line))
                 except ValueError as error:
                     self.bad(f"{path}/{member}:{number}", error)
+                    continue
+                yield turns
 
 
 def parse(line: str) -> list[str]:
@@ -115,7 +118,7 @@ def parse_json(line: str) -> list[str]:
     >>> parse_json('{"topic": "work", "dialogue": [{"text": "Hi , Ann !"}, {"text": "Hello ."}]}')
     ['Hi , Ann !', 'Hello .']
     """
-    return clean([turn["text"] for turn in json_object(line)["dialogue"]])
+    return clean([text_at(turn, "text") for turn in list_at(json_object(line), "dialogue")])
 
 
 def clean(turns: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from poly_agents.agents.teachers.examples import Example
-from poly_agents.agents.teachers.reading import json_object
+from poly_agents.agents.teachers.reading import json_object, texts_at
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
@@ -67,22 +67,27 @@ class DailydialogppTeacher(ResponseTeacher):
 
     def positives(self) -> Iterator[Example]:
         """Yield every right response of both training files, without candidates."""
-        for name in ("train.json", "data_positives.json"):
-            for row in self.rows(self.path(name), lambda line: parse(line, ())):
+        for path in dict.fromkeys(self.path(name) for name in ("train.json", "data_positives.json")):
+            for row in self.rows(path, lambda line: parse(line, ())):
                 yield from (Example(row.context, response) for response in row.right)
 
 
 def parse(line: str, kinds: tuple[str, ...]) -> Row:
-    """Parse a line, with the wrong responses of some kinds. Raises ValueError, KeyError or TypeError for a bad line."""
+    """Parse a line, with the wrong responses of some kinds. Raises ValueError or KeyError for a bad line."""
     row = json_object(line)
-    right = texts(row["positive_responses"])
-    wrong = [text for kind in kinds for text in texts(row[f"{kind}_negative_responses"])]
-    context = texts(row["context"])
+    keys = [f"{kind}_negative_responses" for kind in kinds]
+    if lacking := [key for key in keys if key not in row]:
+        raise InputError(
+            f"there is no {lacking[0]}: rows without them, as in data_positives.json, are for training with "
+            "-t poly_agents:dailydialogpp:positives"
+        )
+    right, context = clean(texts_at(row, "positive_responses")), clean(texts_at(row, "context"))
+    wrong = [text for key in keys for text in clean(texts_at(row, key))]
     if not context or not right:
         raise InputError("a context and positive_responses are expected")
     return Row(context, right, wrong)
 
 
-def texts(given: list[str]) -> list[str]:
+def clean(given: list[str]) -> list[str]:
     """Reduce spaces to one between words and drop empty texts."""
     return [text for text in (" ".join(text.split()) for text in given) if text]

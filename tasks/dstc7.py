@@ -18,7 +18,7 @@ Advising has two test sets, case 1 and case 2; `advising_case_2` and `advising_s
 second. Training sets after Humeau et al. 2020 are made here from the plain one: `augmented` adds every earlier message
 of the speaker who answers as an example of its own, without candidates; `sampled` gives each of these 16 candidates,
 its response and others of the training set. The candidates are shuffled like ParlAI's.
-`--submission FILE --submission-format dstc7` writes what the track takes. Subtasks 3 and 5 are not read.
+`--submission FILE` writes what the track takes. Subtasks 3 and 5 are not read.
 """
 
 import json
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poly_agents.agents.teachers.examples import Example, draw_candidates
-from poly_agents.agents.teachers.reading import BAD_ROW, open_text
+from poly_agents.agents.teachers.reading import BAD_ROW, as_id, list_at, open_text, text_at, valid_text
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
@@ -41,7 +41,8 @@ LARGEST = 1 << 26  # characters of one example at most
 BETWEEN = re.compile(r"[\s,]*")
 PARTS = {"train": "train", "valid": "dev", "test": "test"}  # split -> its part of a file's name
 
-Utterances = dict[str, str]  # utterance -> its candidate id
+Id = str | int  # as the file has it
+Utterances = dict[str, Id]  # utterance -> its candidate id
 
 
 class Source(NamedTuple):
@@ -74,7 +75,7 @@ class Answers:
 
     def of(self, row: dict) -> Utterances:
         """Return the right utterances of an example, none for `NONE`. Raises KeyError, or ValueError for a lost id."""
-        known = {str(option["candidate-id"]): option["utterance"] for option in row.get("options-for-next") or []}
+        known = {str(candidate): text for text, candidate in options(row, "options-for-next")}
         right: Utterances = {}
         for ids, *text in self.rows[str(row["example-id"])]:
             candidates = [candidate.strip() for candidate in ids.split(",")]
@@ -101,6 +102,7 @@ class Dstc7Teacher(ResponseTeacher):
             archive=True,
         ),
     )
+    SUBMISSIONS = ("dstc7",)
     WHERE = (
         "only Ubuntu's subtask 1 can be downloaded; get the other files by hand from "
         "https://ibm.github.io/dstc-noesis/public/datasets.html (the pool of subtask 2: "
@@ -163,6 +165,7 @@ class Dstc7Teacher(ResponseTeacher):
         texts: dict[str, str] = {}  # most candidates are those of other examples too: hold every text once
         for number, row in enumerate(objects(path)):
             try:
+                as_id(row["example-id"], "example-id")
                 right = right_answers(row) if answers is None else answers.of(row)
                 example = self.example(row, right)
                 earlier = [*earlier_answers(row)] if augmented else []
@@ -189,12 +192,13 @@ class Dstc7Teacher(ResponseTeacher):
         response, *others = right or [NONE]
         return Example(context(row), response, None, others, id=row["example-id"])
 
-    def candidates(self, row: dict, right: Utterances, number: int) -> tuple[list[str], list[str]]:
+    def candidates(self, row: dict, right: Utterances, number: int) -> tuple[list[str], list[Id]]:
         """Return the candidates of an example and their ids, shuffled as in ParlAI.
 
         A right answer that is not among them is added, as in ParlAI too.
         """
-        found = [(option["utterance"], option["candidate-id"]) for option in row["options-for-next"]]
+        if not (found := options(row, "options-for-next")):
+            raise InputError("options-for-next must not be empty")
         if self.source.none:
             found.append((NONE, "NONE"))
         if next(iter(right), NONE) not in (text for text, _ in found):
@@ -219,12 +223,21 @@ class Dstc7Teacher(ResponseTeacher):
 
 def right_answers(row: dict) -> Utterances:
     """Return the right utterances of a training or validation example."""
-    return {answer["utterance"]: answer["candidate-id"] for answer in row.get("options-for-correct-answers") or []}
+    return dict(options(row, "options-for-correct-answers"))
+
+
+def options(row: dict, key: str) -> list[tuple[str, Id]]:
+    """Return the utterances that are listed under a key, each with its candidate id. There may be none."""
+    found = []
+    for option in list_at(row, key) if row.get(key) else ():
+        as_id(option["candidate-id"], "candidate-id")
+        found.append((valid_text(text_at(option, "utterance")), option["candidate-id"]))
+    return found
 
 
 def context(row: dict) -> list[str]:
     """Return what is known of the student, then every message."""
-    return [*profile(row.get("profile")), *map(spoken, row["messages-so-far"])]
+    return [*profile(row.get("profile")), *map(spoken, list_at(row, "messages-so-far"))]
 
 
 def spoken(message: dict) -> str:
@@ -233,7 +246,7 @@ def spoken(message: dict) -> str:
     >>> spoken({"speaker": "participant_1", "utterance": "hi"})
     'participant 1: hi'
     """
-    return f"{message['speaker'].replace('_', ' ')}: {message['utterance']}"
+    return f"{text_at(message, 'speaker').replace('_', ' ')}: {valid_text(text_at(message, 'utterance'))}"
 
 
 def earlier_answers(row: dict) -> Iterator[Example]:
@@ -281,5 +294,7 @@ def objects(path: Path) -> Iterator[dict]:
                     raise InputError(f"{path}: after {count} examples: {error}") from error
                 text, place = text[place:] + more, 0
                 continue
+            except RecursionError as error:
+                raise InputError(f"{path}: after {count} examples: lists or objects are nested too deeply") from error
             count += 1
             yield row

@@ -15,8 +15,8 @@ Eval     100 candidates and "none of these"; the track's figure is the mean of M
 Context  of Advising, what is known of the student; then every message, `participant 1: ...`
 
 Without a variant this is Ubuntu's subtask 1. The others: `subtask_2`, whose contexts are sections of the channel, and
-`advising`. `--submission FILE --submission-format dstc7` writes what the track takes: the JSON of DSTC7 under a name
-like `Ubuntu_subtask_1.json`, with the 100 best candidates and NONE among them. Subtasks 3 and 4 are not read.
+`advising`. `--submission FILE` writes what the track takes: the JSON of DSTC7 under a name like
+`Ubuntu_subtask_1.json`, with the 100 best candidates and NONE among them. Subtasks 3 and 4 are not read.
 """
 
 from poly_agents.tasks.dstc7 import Dstc7Teacher, Source

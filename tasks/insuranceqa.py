@@ -23,7 +23,7 @@ import random
 from collections.abc import Iterator
 
 from poly_agents.agents.teachers.examples import Example
-from poly_agents.agents.teachers.reading import columns, json_object
+from poly_agents.agents.teachers.reading import as_id, columns, id_at, json_object, list_at, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
 
@@ -95,20 +95,22 @@ def parse_original(line: str, words: dict[str, str], answers: dict[str, str], co
 def parse_answer(line: str) -> tuple[str, str]:
     """Parse an answer: its id and its text."""
     row = json_object(line)
-    if not isinstance(row["text"], str) or not row["text"].strip():
-        raise InputError("text must be a text that is not empty")
-    return row["id"], row["text"]
+    text = text_at(row, "text")
+    if not text.strip():
+        raise InputError("text must not be empty")
+    return id_at(row, "id"), text
 
 
 def parse(line: str, answers: dict[str, str], seed: str) -> Example:
     """Parse a question of the JSON lines. Raises ValueError for the id of an unknown answer."""
     row = json_object(line)
-    right, wrong = row["answers"], row["negatives"]
+    question = text_at(row, "question")
+    right, wrong = ([as_id(number, key) for number in list_at(row, key)] for key in ("answers", "negatives"))
     if not right:
         raise InputError("answers must not be empty")
     if unknown := [number for number in (*right, *wrong) if number not in answers]:
         raise InputError(f"there is no answer {unknown[0]!r}")
     pool = [*right, *wrong]
-    random.Random(f"insuranceqa:{seed}:{row['question']}").shuffle(pool)
+    random.Random(f"insuranceqa:{seed}:{question}").shuffle(pool)
     texts = [answers[number] for number in right]
-    return Example([row["question"]], texts[0], [answers[number] for number in pool], texts[1:])
+    return Example([question], texts[0], [answers[number] for number in pool], texts[1:])

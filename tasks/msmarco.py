@@ -16,7 +16,7 @@ passages in memory. MRR@10 counts every judged query. For one query in seven BM2
 `--ignore-bad-candidates true`, which ranks the other queries. If the right passage of such a query is nowhere in the
 file, its text is unknown; these queries are left out, and a warning counts them.
 
-Test is only for `--submission FILE --submission-format msmarco`.
+Test is only for `--submission FILE`.
 """
 
 from collections.abc import Container, Iterator
@@ -24,7 +24,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from poly_agents.agents.teachers.examples import Example
-from poly_agents.agents.teachers.reading import columns
+from poly_agents.agents.teachers.reading import columns, finite
 from poly_agents.agents.teachers.response import ResponseTeacher, logging
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
@@ -60,6 +60,8 @@ class MsmarcoTeacher(ResponseTeacher):
         archive("triples.train.small", "triples.train.small.tsv", "c13bf99ff23ca691105ad12eab837f84"),
         Download(f"{SITE}/qrels.dev.small.tsv", "qrels.dev.small.tsv"),
     )
+
+    SUBMISSIONS = ("msmarco", "trec")
 
     @classmethod
     def add_cmdline_args(cls, parser, partial_opt=None):
@@ -134,5 +136,7 @@ def parse_triple(line: str) -> Example:
 
 def parse_judgement(line: str) -> tuple[str, str, float]:
     """Parse a judgement: query, passage and grade. Some files separate the columns by spaces instead of tabs."""
-    query, _, passage, grade = line.split()
-    return query, passage, float(grade)
+    fields = line.split()
+    if len(fields) != 4:
+        raise InputError(f"a judgement is a query, 0, a passage and a grade, got {len(fields)} columns")
+    return fields[0], fields[2], finite(fields[3])

@@ -10,17 +10,17 @@ Format   a JSON object: `article`, `options`, `answers` (A to D; blank in test),
 Eval     4 candidates of the file; in one example of valid and three of train the right one is there twice
 Context  every turn with its `m :` or `f :`, as in the candidates
 
-Test is only for `--submission FILE --submission-format mutual`; the address to send it to is on the leaderboard's page,
+Test is only for `--submission FILE`; the address to send it to is on the leaderboard's page,
 https://nealcly.github.io/MuTual-leaderboard. Variant `plus`: MuTual-plus, in which a safe reply that always fits
 replaces one of the candidates.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import id_at, json_object, text_at, texts_at
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.errors import InputError
 
@@ -32,6 +32,7 @@ TURN = re.compile(r"\s+(?=[mf] ?: )", re.IGNORECASE)
 class MutualTeacher(ResponseTeacher):
     """`-t poly_agents:mutual`, `-t poly_agents:mutual:plus`"""
 
+    SUBMISSIONS = ("mutual",)
     WHERE = "clone https://github.com/Nealcly/MuTual and give its folder data as --data-files"
 
     def read(self, split):
@@ -53,11 +54,12 @@ class MutualTeacher(ResponseTeacher):
 def parse(line: str, hidden: bool) -> Example:
     """Parse a JSON object. If the answers are `hidden`, it may lack one.
 
-    Raises ValueError, KeyError, TypeError or AttributeError for a bad one.
+    Raises ValueError or KeyError for a bad one.
     """
-    row = json.loads(line)
-    options, answer = [option.strip() for option in row["options"]], row["answers"].strip()
+    row = json_object(line)
+    options, answer = [option.strip() for option in texts_at(row, "options")], text_at(row, "answers").strip()
     if len(options) != 4 or (answer not in LETTERS and not (hidden and not answer)):
         raise InputError(f"4 options and an answer A to D are expected, got {len(options)} and {answer!r}")
     response = options[LETTERS.index(answer)] if answer else None
-    return Example(TURN.split(row["article"].strip()), response, options, id=row["id"], candidate_ids=LETTERS)
+    turns = TURN.split(text_at(row, "article").strip())
+    return Example(turns, response, options, id=id_at(row, "id"), candidate_ids=LETTERS)

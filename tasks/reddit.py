@@ -17,7 +17,6 @@ than 7 in its thread. Only the newest `--reddit-window` comments are held in mem
 out. A thread is in one split as a whole: 1 in 100 is valid, 1 in 100 test.
 """
 
-import json
 import re
 import zlib
 from collections import OrderedDict
@@ -27,10 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from poly_agents.agents.teachers.examples import Example, draw_candidates
-from poly_agents.agents.teachers.reading import BAD_ROW, open_binary
+from poly_agents.agents.teachers.reading import BAD_ROW, id_at, json_object, open_binary, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
-from poly_agents.files.lines import bounded
+from poly_agents.files.lines import bounded, decode
 
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
 FOREIGN = set(
@@ -102,18 +101,21 @@ class RedditTeacher(ResponseTeacher):
         with open_binary(path) as lines:
             for number, line in enumerate(bounded(lines, path), 1):
                 try:
-                    yield parse(line)
+                    comment = parse(line)
                 except BAD_ROW as error:
                     self.bad(f"{path}:{number}", error)
+                    continue
+                yield comment
 
 
 def parse(line: bytes) -> Comment:
-    """Parse a line of a dump. Raises ValueError, KeyError, TypeError or AttributeError for a bad one."""
-    row = json.loads(line)
-    text = " ".join(row["body"].split())
+    """Parse a line of a dump. Raises ValueError or KeyError for a bad one."""
+    row = json_object(decode(line))
+    text = " ".join(text_at(row, "body").split())
+    author, subreddit = (text_at(row, key).lower() if row.get(key) else "" for key in ("author", "subreddit"))
     kept = (
-        (row.get("author") or "").lower() not in BOTS | GONE
-        and (row.get("subreddit") or "").lower() not in FOREIGN
+        author not in BOTS | GONE
+        and subreddit not in FOREIGN
         and text not in GONE
         and len(text) >= SHORTEST
         and (len(text) <= LONGEST or " " in text)
@@ -121,7 +123,8 @@ def parse(line: bytes) -> Comment:
         and text[0].isascii()
         and not URL.search(text)
     )
-    return Comment(f"t1_{row['id']}", row["parent_id"], row["link_id"], text if kept else "")
+    name, parent, thread = (id_at(row, key) for key in ("id", "parent_id", "link_id"))
+    return Comment(f"t1_{name}", parent, thread, text if kept else "")
 
 
 def part(thread: str) -> str:

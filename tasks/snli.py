@@ -11,10 +11,10 @@ Files      `snli_1.0_{train,dev,test}.jsonl` of the archive
 Pairs on whose label the annotators did not agree ("-") are left out. The examples equal those of ParlAI's task `snli`.
 """
 
-import json
 from collections.abc import Iterator
 
 from poly_agents.agents.teachers.examples import Example
+from poly_agents.agents.teachers.reading import json_object, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
@@ -41,8 +41,8 @@ class SnliTeacher(ResponseTeacher):
 
 def parse(line: str) -> Example | None:
     """Parse a pair. Returns None if it has no label."""
-    row = json.loads(line)
-    premise, hypothesis, label = (row[key] for key in ("sentence1", "sentence2", "gold_label"))
+    row = json_object(line)
+    premise, hypothesis, label = (text_at(row, key) for key in ("sentence1", "sentence2", "gold_label"))
     if label == "-":
         return None
     if label not in LABELS:

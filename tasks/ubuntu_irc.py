@@ -17,13 +17,14 @@ comma, dash or the like follows it; the nick of a writer of the context is remov
 message stay. `--ubuntu-irc-nicks true` removes none.
 """
 
-import json
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poly_agents.agents.teachers.examples import Example, draw_candidates
+from poly_agents.agents.teachers.reading import id_at, json_object, list_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
 
@@ -92,12 +93,18 @@ def parse_link(line: str) -> tuple[int, int]:
 
 def parse(line: str) -> Reply:
     """Parse a reply of the JSON lines."""
-    row = json.loads(line)
-    context = [(str(nick), str(text)) for nick, text in row["context"]]
-    nick, text = row["response"]
-    if not context or not str(text).strip():
+    row = json_object(line)
+    context, response = [message(given) for given in list_at(row, "context")], message(row["response"])
+    if not context or not response[1].strip():
         raise InputError("a reply needs a context and a text")
-    return Reply(row["file"], context, (nick, text))
+    return Reply(id_at(row, "file"), context, response)
+
+
+def message(given: Any) -> tuple[str, str]:
+    """Return the nick and the text of a message. Raises ValueError if it is not these two."""
+    if not isinstance(given, list) or len(given) != 2 or not all(isinstance(part, str) for part in given):
+        raise InputError(f"a message is a nick and a text, got {reprlib.repr(given)}")
+    return given[0], given[1]
 
 
 def without_nicks(replies: list[Reply]) -> Iterator[Example]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poly_agents.agents.teachers.examples import Example
-from poly_agents.agents.teachers.reading import open_text
+from poly_agents.agents.teachers.reading import finite, open_text, valid_text
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
@@ -57,9 +57,10 @@ class UbuntuV2Teacher(ResponseTeacher):
             while True:
                 try:
                     row = next(rows)
+                    valid_text("".join(row))
                     if row and len(row) != columns:
                         raise InputError(f"{columns} columns expected, got {len(row)}")
-                    if not row or (columns == 3 and float(row.pop()) == 0):
+                    if not row or (columns == 3 and finite(row.pop()) == 0):
                         continue
                 except StopIteration:
                     return

@@ -129,7 +129,7 @@ def test_msmarco_s_triples():
     ("file", "split", "line", "place"),
     [
         ("top1000.dev", "valid", "1\t2\tq", r"top1000\.dev:9: a row has 4 columns separated by tabs"),
-        ("qrels.dev.small.tsv", "valid", "1\t2\t3", r"qrels\.dev\.small\.tsv:6: not enough values"),
+        ("qrels.dev.small.tsv", "valid", "1\t2\t3", r"qrels\.dev\.small\.tsv:6: a judgement is a query, 0,"),
         ("triples.train.small.tsv", "train:ordered", "q\t\ta", r"triples\.train\.small\.tsv:3: a column is empty"),
     ],
 )

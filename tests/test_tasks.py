@@ -145,14 +145,14 @@ def test_a_single_response_is_nothing_to_rank(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("[1]", "a line is one JSON object, got list"),
+        ("[1]", r"a line is one JSON object, got \[1\]"),
         ('{"context": ["hi"], "response": "a", "label": 1}', "unknown keys"),
         ('{"context": "hi", "response": "a"}', "context must be a list of texts"),
         ('{"context": ["hi"], "response": ""}', "response must be a text that is not empty"),
         ('{"context": ["hi"], "response": "a", "candidates": []}', "candidates must be a list of texts"),
         ('{"context": ["hi"], "response": "a", "candidates": ["b"]}', "the response is not among the candidates"),
         ('{"context": ["hi"], "resp', "Unterminated string"),
-        (b'{"context": ["\xff"], "response": "a"}', "can't decode byte 0xff"),
+        (b'{"context": ["\xff"], "response": "a"}', "byte 15 of the line, 0xff, is not UTF-8"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_file_line_and_reason(tmp_path, line, reason):

@@ -106,7 +106,7 @@ class CascadeAgent(Agent):
         path = opt.get("fixed_candidates_path")
         self.options = CascadeOptions.of(opt)
         self._check(path)
-        self.evaluation = Evaluation(EvaluationOptions.of(opt))
+        self.evaluation = Evaluation.of(opt)
         self.retriever, self.reranker = (self._stage(name) for name in ("retriever", "reranker"))
         if not self.retriever.can_cache:
             raise InputError(

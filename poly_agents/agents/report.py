@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from parlai.core.loader import load_teacher_module
 from parlai.core.metrics import AverageMetric, Metric
 from torch import Tensor
 
@@ -16,9 +17,9 @@ from poly_agents.candidates.pool import Pool
 from poly_agents.errors import InputError
 from poly_agents.evaluation.measures import RelevantRanks, measures, ranked, with_missed
 from poly_agents.evaluation.ranks_file import RanksFile, finite
-from poly_agents.evaluation.submissions import FORMATS, Submission
+from poly_agents.evaluation.submissions import FORMATS, Submission, choose_format
 from poly_agents.files.digests import text_digest
-from poly_agents.options import Options, option
+from poly_agents.options import Options, at_least, option
 from poly_agents.scoring.ranks import top
 
 RESAMPLES = 1000
@@ -42,17 +43,23 @@ class EvaluationOptions(Options):
         "them out of every mean, as the benchmarks' scripts do; count makes them 0 in every measure but rank",
         ("skip", "count"),
     )
+    eval_negatives: int = option(
+        19,
+        "how many responses of the same split each example is ranked against, besides its own, if the data brings no "
+        "candidates; always the same ones. 0 refuses such data",
+    )
     confidence: bool = option(False, "95%% intervals of every measure, by 1,000 resamples: NAME_low and NAME_high")
     ranks_file: str = option(
         "", "write a JSON line for each context: ranks and scores of its right candidates, and the best candidates"
     )
     submission: str = option("", "write a file for a leaderboard: the best candidates of each example, by their ids")
     submission_format: str = option(
-        "trec", "format of --submission; tasks/README.md lists the format of each task", FORMATS
+        "auto", "format of --submission; auto: the one that the task's leaderboard takes", ("auto", *FORMATS)
     )
 
     def __post_init__(self):
         super().__post_init__()
+        at_least(self, "eval_negatives", 0)
         if not all(part.strip().isdecimal() and int(part) > 0 for part in self.hits_at.split(",")):
             raise InputError(f"--hits-at takes numbers from 1, comma-separated, got {self.hits_at!r}")
 
@@ -141,6 +148,15 @@ def resample_weights(key: str) -> np.ndarray:
 class Evaluation:
     """Measures contexts batch by batch, and fills the files that were asked for."""
 
+    @classmethod
+    def of(cls, opt: Mapping[str, Any]) -> Self:
+        """Make the evaluation that ParlAI's options ask for. Raises ValueError for a format that no task takes."""
+        options = EvaluationOptions.of(opt)
+        if options.submission:
+            given = opt.get("override", opt).get("submission_format", "auto")  # a saved model has an older default
+            options = replace(options, submission_format=choose_format(given, submission_formats(opt["task"])))
+        return cls(options)
+
     def __init__(self, options: EvaluationOptions):
         self.options = options
         self.file = RanksFile(options.ranks_file) if options.ranks_file else None
@@ -227,6 +243,15 @@ class Evaluation:
             self.file.close()
         if self.submission:
             self.submission.close()
+
+
+def submission_formats(tasks: str) -> dict[str, Sequence[str]]:
+    """Return the formats that the leaderboard of each task takes. A task of others may have a run file, if it has ids.
+
+    >>> submission_formats("poly_agents:mutual:plus")
+    {'poly_agents:mutual:plus': ('mutual',)}
+    """
+    return {task: getattr(load_teacher_module(task), "SUBMISSIONS", ("trec",)) for task in tasks.split(",")}
 
 
 def grades_of(message: Mapping[str, Any]) -> dict[str, float] | None:

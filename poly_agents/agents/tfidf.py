@@ -29,7 +29,7 @@ class TfidfAgent(Agent):
     def __init__(self, opt, shared=None):
         super().__init__(opt, shared)
         self.id = "Tfidf"
-        self.evaluation = shared["evaluation"] if shared else Evaluation(EvaluationOptions.of(opt))
+        self.evaluation = shared["evaluation"] if shared else Evaluation.of(opt)
         self.vectorizer = shared["vectorizer"] if shared else TfidfVectorizer().fit(self._train_texts())
 
     def _train_texts(self) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Write files for leaderboards: the best candidates of every example, in the format of each benchmark.
 
-    parlai eval_model -mf MODEL -t poly_agents:mutual -dt test --submission answers.txt --submission-format mutual
+    parlai eval_model -mf MODEL -t poly_agents:mutual -dt test --submission answers.txt
 
+The format is the one that the task's leaderboard takes.
 Examples and candidates go by their ids. A task gives them in the fields `example_id` and `candidate_ids` of its
 messages, and a file of `-fcp` as the `id` of each candidate. Labels are not needed.
 
@@ -14,7 +15,7 @@ messages, and a file of `-fcp` as the `id` of each candidate. Labels are not nee
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
@@ -96,14 +97,44 @@ class SubmissionFormat(NamedTuple):
 
     write: Callable[[Sequence[Ranking]], str]
     limit: int  # candidates of an example, at most
+    columns: bool  # ids are columns of a line, so they have no spaces
 
 
 FORMATS = {
-    "dstc7": SubmissionFormat(dstc7, 100),
-    "msmarco": SubmissionFormat(msmarco, 1000),
-    "mutual": SubmissionFormat(mutual, 4),
-    "trec": SubmissionFormat(trec, 1000),
+    "dstc7": SubmissionFormat(dstc7, 100, False),
+    "msmarco": SubmissionFormat(msmarco, 1000, True),
+    "mutual": SubmissionFormat(mutual, 4, True),
+    "trec": SubmissionFormat(trec, 1000, True),
 }
+
+
+def choose_format(given: str, allowed: Mapping[str, Sequence[str]]) -> str:
+    """Choose the format of a file.
+
+    Args:
+        given: a name of `FORMATS`, or `auto`: the first that all tasks allow.
+        allowed: the formats of each task's leaderboard, by the name of the task.
+
+    Raises:
+        ValueError: a task has no such format, or none at all.
+
+    >>> choose_format("auto", {"msmarco": ["msmarco", "trec"], "beir": ["trec"]})
+    'trec'
+    """
+    for task, formats in allowed.items():
+        if not formats:
+            raise InputError(
+                f"--submission: {task} has no ids that a leaderboard knows; --ranks-file writes the ranks of any task"
+            )
+        if given not in ("auto", *formats):
+            raise InputError(
+                f"--submission-format {given} is not for {task}: give {' or '.join(formats)}, or leave it out"
+            )
+    shared = [name for name in FORMATS if all(name in formats for formats in allowed.values())]
+    first = next(iter(allowed.values()))[0]
+    if not shared:
+        raise InputError(f"--submission: {', '.join(allowed)} have no format in common; evaluate one task at a time")
+    return given if given != "auto" else first if first in shared else shared[0]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -138,13 +169,15 @@ class Submission:
             task: name of the task, for the error.
 
         Raises:
-            ValueError: the example or a candidate has no id.
+            ValueError: the example or a candidate has no id, or one that the format cannot hold.
         """
         if example is None or any(candidate is None for candidate in candidates):
             raise InputError(
                 f"--submission: {'an example' if example is None else 'a candidate'} of {task} has no id that a "
                 "leaderboard knows; --ranks-file writes the ranks of any task"
             )
+        if self.format.columns and (bad := [i for i in (example, *candidates) if len(str(i).split()) != 1]):
+            raise InputError(f"--submission: the id {bad[0]!r} of {task} is empty or has a space: no column takes it")
         total = log_sum_exp(scores) if total is None else total
         order = sorted(range(len(candidates)), key=lambda place: -scores[place])[: self.format.limit]
         self.new.append(Ranking(example, [candidates[i] for i in order], [scores[i] for i in order], total))

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 from parlai.core.teachers import Teacher, create_task_agent_from_taskname
 
+from poly_agents.agents.teachers.drawn import draw_for_all_teachers
 from poly_agents.text.turns import ResponseExample
+
+draw_for_all_teachers()
 
 
 def teachers(opt, **changes) -> Iterator[Teacher]:

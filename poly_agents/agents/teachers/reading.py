@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import IO, Any
 
 from poly_agents.errors import DownloadError, InputError, MissingPackageError
 from poly_agents.files.download import Download, Elsewhere, find
-from poly_agents.files.lines import bounded
+from poly_agents.files.lines import bounded, decode
 
 BAD_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # what a malformed row raises
-BOM = "\ufeff"  # what some editors write at the start of a file
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape in JSON that spells half a character
 LARGEST_WINDOW = 1 << 31  # bytes; Reddit's dumps are compressed with long windows
 
 
@@ -85,8 +86,7 @@ def rows(path: Path, parse: Callable[[str], Any], on_error: Callable[[str, Excep
     with open_binary(path) as lines:
         for number, line in enumerate(bounded(lines, path), 1):
             try:
-                text = line.decode("utf-8").rstrip("\r\n")
-                text = text.removeprefix(BOM) if number == 1 else text
+                text = decode(line).rstrip("\r\n")
                 if not text.strip():
                     continue
                 row = parse(text)
@@ -111,8 +111,6 @@ def describe(place: str, error: Exception) -> str:
         return f"{place}: there is no {error}"
     if isinstance(error, RecursionError):
         return f"{place}: lists or objects are nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return f"{place}: byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8"
     return f"{place}: {error}"
 
 
@@ -142,7 +140,7 @@ def json_object(line: str) -> dict[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
         raise InputError(f"a line is one JSON object, got {reprlib.repr(row)}")
-    if "\\u" in line:  # an escape can spell half a character
+    if HALF.search(line):
         valid_text(json.dumps(row, ensure_ascii=False))
     return row
 

@@ -43,6 +43,7 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
 
     FILES: Sequence[Download | Elsewhere] = ()  # the files that can be downloaded
     WHERE = ""  # how to get the other ones
+    SUBMISSIONS: Sequence[str] = ()  # the formats that the task's leaderboard takes, best first
     history_turns: int | None = None  # the default of --history-turns; None: the task has no such option
     skipped = 0  # bad rows that --skip-bad-rows left out
     first_skipped = ""
