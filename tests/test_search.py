@@ -44,7 +44,7 @@ def small_slices(monkeypatch):
     for name, value in {"ROWS": 37, "BATCH": 5, "SPREAD": 2, "BOUNDS": 1300}.items():
         monkeypatch.setattr(search, name, value)
     monkeypatch.setattr(sketch, "RANK", 13)
-    monkeypatch.setattr("poly_agents.candidates.writer.ROWS", 101)
+    monkeypatch.setattr("poly_agents.candidates.segments.ROWS", 101)
 
 
 def stored(tmp_path, precision: str, number: int = 613):

@@ -17,12 +17,13 @@ from poly_agents.agents.report import Scored
 from poly_agents.agents.teachers import chat_responses, teachers
 from poly_agents.candidates import milvus
 from poly_agents.candidates import pool as pools
+from poly_agents.candidates.manifest import fingerprint_of
 from poly_agents.candidates.memory import Memory
 from poly_agents.candidates.milvus import MilvusSearch
 from poly_agents.candidates.pool import Pool
 from poly_agents.candidates.reading import read_candidates
 from poly_agents.candidates.search import Search, SearchOptions
-from poly_agents.candidates.store import Store, fingerprint_of
+from poly_agents.candidates.store import Store
 from poly_agents.candidates.writer import discard
 from poly_agents.errors import InputError
 from poly_agents.files.atomic import write_text

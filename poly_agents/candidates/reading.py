@@ -1,23 +1,39 @@
 """Read candidates from a file of plain text or of JSON lines."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from poly_agents.errors import InputError
-from poly_agents.files.lines import bounded
+from poly_agents.errors import InputError, MissingFileError
+from poly_agents.files.lines import bounded, decode
+from poly_agents.text import given
 
 
-def read_candidates(path: str | Path) -> Iterator[dict[str, Any]]:
+class Digested:
+    """A file whose bytes are added to a digest as they are read, so that the digest is that of what was read."""
+
+    def __init__(self, file: IO[bytes], digest: Any):
+        self.file, self.digest = file, digest
+
+    def readline(self, limit: int) -> bytes:
+        """Read as the file does."""
+        line = self.file.readline(limit)
+        self.digest.update(line)
+        return line
+
+
+def read_candidates(path: str | Path, digest: Any = None) -> Iterator[dict[str, Any]]:
     """Yield the candidates of a file, each a dictionary with a `text`.
 
     Args:
-        path: a file with one candidate a line. If its name ends in .jsonl, each line is a JSON object with a `text`
-            and any other fields. Empty lines are skipped.
+        path: a file in UTF-8 with one candidate a line. If its name ends in .jsonl, each line is a JSON object with a
+            `text` and any other fields. Empty lines are skipped.
+        digest: an object of `hashlib` that is updated with all bytes of the file as they are read.
 
     Raises:
-        ValueError: a line is not such an object, or its text is empty. The message names file and line.
+        ValueError: there is no such file, it holds no candidates, a line is not UTF-8, or it is not such an object or
+            its text is empty. The message names file and line.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -26,24 +42,65 @@ def read_candidates(path: str | Path) -> Iterator[dict[str, Any]]:
     ...     list(read_candidates(path))
     [{'text': 'mostly rock'}, {'text': 'in Utah, and you?'}]
     """
-    is_json = Path(path).suffix == ".jsonl"
+    check_file(path)
+    is_json, empty = Path(path).suffix == ".jsonl", True
     with open(path, "rb") as file:
-        for number, data in enumerate(bounded(file, path), 1):
-            line = data.decode("utf-8").strip()
+        lines = bounded(file if digest is None else Digested(file, digest), path)
+        for number, data in enumerate(lines, 1):
+            place = f"{path}, line {number}"
+            try:
+                line = decode(data).strip()
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from error
             if line:
-                yield parse_object(line, f"{path}, line {number}") if is_json else {"text": line}
+                empty = False
+                yield parse_object(line, place) if is_json else {"text": line}
+    if empty:
+        raise InputError(f"{path} holds no candidates; write one candidate per line")
+
+
+def check_file(path: str | Path) -> None:
+    """Raise ValueError if there is no such file of candidates, or if it is a folder."""
+    if not Path(path).exists():
+        raise MissingFileError(f"there is no file of candidates {path}; give another path")
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; give a file with one candidate per line")
 
 
 def parse_object(line: str, place: str) -> dict[str, Any]:
-    """Parse a line of JSON. Raises ValueError if it has no text. The message begins with the place."""
+    """Parse a line of JSON. Raises ValueError, which names the place, if it has no text."""
     try:
         candidate = json.loads(line)
-        text = candidate["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{place}: needs a JSON object with a text, got {line[:80]!r}") from error
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{place}: the text must be a string and not empty, got {text!r}")
-    return candidate
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: needs a JSON object with a text, got {line[:80]!r} ({error})") from error
+    return checked(candidate, place)
+
+
+def as_candidates(values: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield candidates that are given as texts or as dictionaries with a `text`.
+
+    Raises:
+        ValueError: it is something else. The message names the place, counted from 0 as in Python.
+
+    >>> list(as_candidates(["yes", {"text": "no", "id": 7}]))
+    [{'text': 'yes'}, {'text': 'no', 'id': 7}]
+    """
+    if not given.is_list(values):
+        raise InputError(
+            f"candidates is a list of texts or dictionaries, or the path of a file; got {given.short(values)}"
+        )
+    for number, each in enumerate(values):
+        yield checked({"text": each} if isinstance(each, str) else each, f"candidate {number}")
+
+
+def checked(candidate: Any, place: str) -> dict[str, Any]:
+    """Return a candidate that has a text. Raises ValueError, which names the place, if it does not."""
+    if not isinstance(candidate, Mapping) or "text" not in candidate:
+        raise InputError(f"{place} is {given.short(candidate)}; give a text, or an object that has one")
+    text = given.text(candidate["text"], f"the text of {place}")
+    if not text.strip():
+        raise InputError(f"the text of {place} is empty; leave it out")
+    return {**candidate, "text": text}
 
 
 def count_lines(path: str | Path) -> int:

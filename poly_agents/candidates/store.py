@@ -1,6 +1,7 @@
 """Read candidate stores: candidates that were encoded once, kept on disk, and memory-mapped by every reader.
 
     FOLDER/store.json          the fingerprint of the model and the list of segments; replaced as a whole
+    FOLDER/unfinished.json     the same for a build that has not ended; no reader looks into it
     FOLDER/NAME.safetensors    encodings of one segment, longest texts first
     FOLDER/NAME.jsonl          the candidates of the segment, one JSON object a line with a `text` and any other fields
 
@@ -9,39 +10,33 @@ A segment never changes. `writer.py` makes stores and updates them.
 
 import json
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from poly_agents.candidates.manifest import (
+    AGAIN,
+    UNFINISHED,
+    Damaged,
+    Header,
+    digests,
+    load_segment,
+    paths,
+    read_header,
+    state,
+    verify,
+)
 from poly_agents.candidates.vectors import Vectors
 from poly_agents.errors import InputError
 from poly_agents.files import atomic
 from poly_agents.files.digests import text_digest
-
-FORMAT = 1  # version of store.json
-HEADER = "store.json"
-
-
-class Damaged(InputError):
-    """A file of a store is missing, or is not what was written."""
-
-
-class Segment(NamedTuple):
-    """One segment, as `store.json` lists it."""
-
-    name: str
-    rows: int
-    vectors: str  # sha256 of the .safetensors
-    lines: str  # sha256 of the .jsonl
 
 
 class Store:
@@ -50,6 +45,7 @@ class Store:
     Attributes:
         vectors: the encodings of all candidates.
         precision: the type they are stored in, float32 for example.
+        fingerprint: of the model that encoded them.
         segments: the segments, in order.
 
     >>> store = Store("models/bi/model.candidates.store")  # doctest: +SKIP
@@ -68,25 +64,63 @@ class Store:
             ValueError: there is no store, or another model made it.
         """
         self.folder = Path(folder)
+        header = self._read_header(fingerprint)
+        while True:
+            try:
+                self._open(header)
+                return
+            except Damaged:
+                newer = self._read_header(fingerprint)
+                if newer == header:
+                    raise
+                header = newer  # another process has just replaced the segments of the first one
+
+    def _read_header(self, fingerprint: str | None) -> Header:
         header = read_header(self.folder)
-        if header is None:
-            raise InputError(f"{folder} holds no candidate store; make one with `parlai poly_index`")
-        if fingerprint and header["maker"] != fingerprint:
-            raise InputError(f"{folder} was made by another model, or by this one before it changed; make it again")
-        self.precision: str = header["precision"]
-        self.segments = segments_of(header, self.folder)
+        if header is None or not header.segments:
+            begun = (self.folder / UNFINISHED).exists()
+            state = "is not finished; finish" if begun else "holds no candidate store; make"
+            raise InputError(f"{self.folder} {state} one with `parlai poly_index`")
+        if fingerprint and header.maker != fingerprint:
+            raise InputError(
+                f"{self.folder} was made by another model, or by this one before it changed; make it again"
+            )
+        return header
+
+    def _open(self, header: Header) -> None:
+        self.fingerprint, self.precision, self.segments = header.maker, header.precision, header.segments
         bad = [path for path, good in verify(self.folder, self.segments).items() if not good]
         if bad:
-            raise Damaged(
-                f"{bad[0]} is damaged; run `parlai poly_index` again: it replaces what is damaged and no more"
-            )
+            raise Damaged(f"{bad[0]} is damaged; {AGAIN}")
         self.starts = [0, *accumulate(segment.rows for segment in self.segments)]
-        tensors = [load_segment(self.folder, segment) for segment in self.segments]
+        tensors = [load_segment(self.folder, segment, self.precision) for segment in self.segments]
         self.vectors = Vectors(tensors)
         self._keys = [part["texts"] for part in tensors]
         self._offsets = [part["offsets"] for part in tensors]
-        self._files = [open(self.folder / f"{segment.name}.jsonl", "rb") for segment in self.segments]  # noqa: SIM115
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
+        try:
+            self._lines = [lines.open("rb") for _, lines in (paths(self.folder, each) for each in self.segments)]
+            self._files = [state(path, digest) for path, digest in digests(self.folder, self.segments).items()]
+        except OSError as error:
+            raise Damaged(f"{self.folder} cannot be read ({error}); {AGAIN}") from error
+
+    def check(self) -> None:
+        """Check that nobody has changed a file of this store in its place since it was opened. Every search does it.
+
+        `writer.py` never does: it makes new files, and an open store keeps the old ones. But reading a mapped file that
+        was cut off would kill the process.
+
+        Raises:
+            Damaged: a file was changed.
+        """
+        for number, file in enumerate(self._files):
+            with suppress(OSError):  # a file that was removed or replaced by its name stays readable here
+                now = state(file.path, file.digest)
+                if now == file or now.inode != file.inode:
+                    continue
+                if now.size != file.size or atomic.sha256(file.path) != file.digest:
+                    raise Damaged(f"{file.path} was changed while the store was open; {AGAIN}")
+                self._files[number] = now
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -95,12 +129,16 @@ class Store:
         """Return the candidate of a row, as it was given."""
         segment = bisect_right(self.starts, row) - 1
         begin, end = self._offsets[segment][row - self.starts[segment] :][:2].tolist()
-        return json.loads(os.pread(self._files[segment].fileno(), end - begin, begin))
+        line = os.pread(self._lines[segment].fileno(), end - begin, begin)
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise Damaged(f"{self._lines[segment].name} was changed while the store was open; {AGAIN}") from error
 
     @property
     def size(self) -> int:
         """Return the bytes of the store on disk."""
-        return sum(path.stat().st_size for segment in self.segments for path in paths(self.folder, segment))
+        return sum(file.size for file in self._files)
 
     @property
     def texts(self) -> "Texts":
@@ -129,86 +167,6 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, row: int) -> str:
         return self.store[row]["text"]
-
-
-def read_header(folder: Path) -> dict[str, Any] | None:
-    """Return the content of `store.json`, or None if there is no such file of this version."""
-    try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return header if isinstance(header, dict) and header.get("format") == FORMAT else None
-
-
-def fingerprint_of(folder: str | Path) -> str | None:
-    """Return the fingerprint of the model that made the store in a folder, or None if there is no store."""
-    return (read_header(Path(folder)) or {}).get("maker")
-
-
-def paths(folder: Path, segment: Segment) -> tuple[Path, Path]:
-    """Return the two files of a segment: its encodings and its candidates."""
-    return folder / f"{segment.name}.safetensors", folder / f"{segment.name}.jsonl"
-
-
-def verify(folder: Path, segments: Sequence[Segment]) -> dict[Path, bool]:
-    """Check the files of segments against their digests. Returns True for every file that is what was written."""
-    wanted = {}
-    for segment in segments:
-        vectors, lines = paths(folder, segment)
-        wanted |= {vectors: segment.vectors, lines: segment.lines}
-
-    def is_whole(path: Path) -> bool:
-        return path.exists() and atomic.sha256(path) == wanted[path]
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return dict(zip(wanted, threads.map(is_whole, wanted), strict=True))
-
-
-def segments_of(header: dict[str, Any], folder: Path) -> list[Segment]:
-    """Return the segments that a header lists. Raises Damaged if one of them cannot have been written here.
-
-    A name is 16 hexadecimal digits, so it never leads out of the folder.
-    """
-    try:
-        segments = [Segment(*entry) for entry in header["segments"]]
-        bad = [s for s in segments if not is_segment(s)]
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"{folder / HEADER} is damaged ({error!r}); run `parlai poly_index` again") from error
-    if bad:
-        raise Damaged(f"{folder / HEADER} lists {bad[0].name!r}, which is no segment; run `parlai poly_index` again")
-    return segments
-
-
-def is_segment(segment: Segment) -> bool:
-    """Tell whether an entry of a header is what `writer.py` writes."""
-    digests = re.fullmatch(r"[0-9a-f]{64}", segment.vectors) and re.fullmatch(r"[0-9a-f]{64}", segment.lines)
-    named = re.fullmatch(r"[0-9a-f]{16}", segment.name)
-    return bool(digests and named) and type(segment.rows) is int and segment.rows > 0
-
-
-def load_segment(folder: Path, segment: Segment) -> dict[str, Tensor]:
-    """Map the tensors of a segment into memory. Raises Damaged if that fails, or if its sizes contradict each other."""
-    path, lines = paths(folder, segment)
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if not agrees(tensors, segment.rows, lines.stat().st_size):
-            raise Damaged(f"{path} does not hold the {segment.rows:,} rows that {folder / HEADER} says")
-        return tensors
-    except (SafetensorError, OSError, KeyError) as error:
-        raise Damaged(f"{path} is damaged ({error})") from error
-
-
-def agrees(tensors: dict[str, Tensor], rows: int, size: int) -> bool:
-    """Tell whether the tensors of a segment have so many rows, and its lines so many bytes.
-
-    Token states have `lengths`, one a row, and as many vectors as these add up to.
-    """
-    offsets, lengths = tensors["offsets"], tensors.get("lengths")
-    vectors = rows if lengths is None else int(lengths.sum())
-    columns = [tensors["keys"], tensors["texts"], offsets[1:], *([] if lengths is None else [lengths])]
-    counted = all(len(column) == rows for column in columns) and len(tensors["vectors"]) == vectors
-    return counted and offsets[0] == 0 and offsets[-1] == size and bool((offsets.diff() > 0).all())
 
 
 # --- keys of candidates -----------------------------------------------------------------------------------------------

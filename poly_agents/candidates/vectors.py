@@ -53,6 +53,23 @@ def flatten(encoded: Any, precision: str) -> dict[str, Tensor]:
     return {name: part.cpu().contiguous() for name, part in tensors.items()}
 
 
+def check_finite(encoded: Tensor | TokenStates, texts: Sequence[str]) -> None:
+    """Check the encodings of N candidates.
+
+    Raises:
+        ValueError: a vector or its norm is infinite or not a number. The message names the candidate.
+    """
+    if isinstance(encoded, TokenStates):
+        encoded = encoded.vectors.masked_fill(~encoded.mask.unsqueeze(-1), 0)
+    finite = encoded.float().square().flatten(1).sum(-1).isfinite()  # [N]
+    if not finite.all():
+        text = texts[finite.tolist().index(False)]
+        raise InputError(
+            f"the encoding of the candidate {text[:80]!r} is infinite or not a number; the weights of the model are "
+            "damaged or its training diverged, give another checkpoint"
+        )
+
+
 class Block(NamedTuple):
     """Some candidates of one vector each."""
 
