@@ -1,6 +1,7 @@
 """`parlai poly_index`: the command, with one process and with two."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from poly_agents import load
+from poly_agents.candidates.manifest import Damaged
+from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.candidates.store import Store
+from poly_agents.text.tokens import pad
 from tests.agents import text
 
 
@@ -59,3 +63,16 @@ def test_the_command_fills_a_milvus_collection(trained, pool, tmp_path):
     done = index(trained["bi"], pool, where)
     assert done.returncode == 0, done.stderr
     assert f"300 candidates in {where}" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["exact", "certified"])
+def test_a_store_that_is_cut_off_under_a_search_ends_in_an_error(trained, pool, tmp_path, mode):
+    model = load(trained["bi"])
+    search = Search(model.index(tmp_path / "store", pool, progress=False), SearchOptions(search=mode))
+    assert len(model.search("hello", search, top=3)) == 3
+    for path in tmp_path.glob("store/*.safetensors"):
+        os.truncate(path, 100)
+    with pytest.raises(Damaged, match="was changed while the store was open; run `parlai poly_index` again"):
+        model.search("hello", search, top=3)
+    with pytest.raises(Damaged, match="was changed while the store was open"):
+        search.scores(model.ranker, pad([[5, 6]]))

@@ -82,12 +82,14 @@ class Search:
     @torch.no_grad()
     def scores(self, ranker: Ranker, contexts: Tokens) -> Tensor:
         """Score all candidates for bare contexts [B, L] -> [B, N] float32."""
+        self.store.check()
         parts = streamed(ranker, ranker.encode_contexts(contexts.to(ranker.device)), self.store.vectors)
         return torch.cat([part for _, part in parts], -1)
 
     @torch.no_grad()
     def best(self, ranker: Ranker, contexts: Tokens, count: int) -> "SearchResult":
         """Find the best `count` candidates for each bare context [B, L]."""
+        self.store.check()
         encoded, vectors = ranker.encode_contexts(contexts.to(ranker.device)), self.store.vectors
         if not isinstance(encoded, Views) or not vectors.single:
             return streamed_best(ranker, encoded, vectors, count)
