@@ -7,12 +7,13 @@ Nothing heavy is imported here: this file runs at every interpreter start, becau
 from typing import TYPE_CHECKING, Any
 
 from poly_agents import plugin
+from poly_agents.text.turns import Dialogue
 
 if TYPE_CHECKING:
     from poly_agents.models.textranker import TextRanker
 
 __version__ = "0.1.0"
-__all__ = ["load", "start"]
+__all__ = ["Dialogue", "load", "start"]
 
 plugin.install_old_names()
 

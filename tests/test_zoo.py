@@ -63,7 +63,7 @@ def test_the_embedded_model_scores_as_sentence_transformers_does(tmp_path, monke
     peer = SentenceTransformer(modules=parts, device="cpu")
     context = "what is your name"  # one turn: with several, the two separate them differently
     vectors = peer.encode([context, *RESPONSES])
-    ours = dict(model.rank(context, RESPONSES))
+    ours = {ranked.text: ranked.score for ranked in model.rank(context, RESPONSES)}
     np.testing.assert_allclose([ours[text] for text in RESPONSES], 20 * vectors[1:] @ vectors[0], rtol=0, atol=1e-4)
 
 

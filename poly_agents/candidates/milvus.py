@@ -100,7 +100,8 @@ class MilvusStore:
         if address.embedded and not Path(address.uri).exists():
             raise InputError(f"there is no file {address.uri}; {fill}")
         self.client = connect(address)
-        if check_collection(self.client, address, fingerprint) is None:
+        self.fingerprint = check_collection(self.client, address, fingerprint)
+        if self.fingerprint is None:
             raise InputError(f"{address.uri} holds no collection {address.collection}; {fill}")
         self.client.load_collection(address.collection)
         every = entities(self.client, address.collection, ["key", "label"], ANSWER)

@@ -29,6 +29,7 @@ from poly_agents.errors import InputError
 from poly_agents.options import Options, at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
+from poly_agents.scoring.ranks import check_top
 from poly_agents.text.tokens import Tokens
 
 SEARCH_MODES = ("exact", "certified", "fast")
@@ -89,6 +90,7 @@ class Search:
     @torch.no_grad()
     def best(self, ranker: Ranker, contexts: Tokens, count: int) -> "SearchResult":
         """Find the best `count` candidates for each bare context [B, L]."""
+        count = check_top(count)
         self.store.check()
         encoded, vectors = ranker.encode_contexts(contexts.to(ranker.device)), self.store.vectors
         if not isinstance(encoded, Views) or not vectors.single:

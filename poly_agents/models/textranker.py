@@ -1,42 +1,43 @@
 """A trained model in plain Python: texts in, ranked candidates out."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from poly_agents.candidates import writer
 from poly_agents.candidates.fingerprint import fingerprint
-from poly_agents.candidates.search import Search
+from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.candidates.store import Store
-from poly_agents.encoders.states import padded_index
 from poly_agents.errors import InputError
 from poly_agents.files import atomic, checkpoint
+from poly_agents.files.regular import check_regular
 from poly_agents.models import building, opening
+from poly_agents.models.prefetch import prefetch
+from poly_agents.models.ranking import (
+    NOTHING,
+    Pools,
+    Ranked,
+    Remembered,
+    Retrieved,
+    candidate_texts,
+    pools_of,
+    stored_candidates,
+)
 from poly_agents.rankers import agent_of, options_of
+from poly_agents.scoring.finite import check_finite
 from poly_agents.scoring.ranker import Ranker, slices
+from poly_agents.scoring.ranks import check_top
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
+from poly_agents.text.turns import Dialogue, context_texts
 
+OTHER_STORE = (
+    "the store was made by another model, or by this one in another precision or before it changed; make it again with "
+    "this model"
+)
 TEXT_TRUNCATE, LABEL_TRUNCATE = 360, 72  # tokens of a context and of a candidate (Humeau et al. 2020)
-
-
-class Ranked(NamedTuple):
-    """A candidate and its score."""
-
-    text: str
-    score: float
-
-
-class Retrieved(NamedTuple):
-    """A candidate of a store and its score."""
-
-    candidate: dict[str, Any]  # its `text`, and whatever else it was stored with
-    score: float
 
 
 class TextRanker:
@@ -54,7 +55,12 @@ class TextRanker:
         self.tokenizer = tokenizer
         self.text_truncate = text_truncate
         self.label_truncate = label_truncate
-        self._last: tuple[list[str], tuple, Any] = [], (), None  # texts, version of the weights, their encodings
+        self._last = NOTHING
+        self._fingerprint: tuple[Any, str] = None, ""  # what it depends on, and the fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy gets, in this process or another one. What was remembered stays behind."""
+        return vars(self) | {"_last": NOTHING, "_fingerprint": (None, "")}
 
     @classmethod
     def start(
@@ -137,84 +143,83 @@ class TextRanker:
 
     @property
     def fingerprint(self) -> str:
-        """Return the fingerprint of everything a candidate's encoding depends on."""
-        return fingerprint(self.ranker, self.tokenizer, self.label_truncate)
+        """Return the fingerprint of everything a candidate's encoding depends on.
+
+        It is computed when it is first asked for, and again after a change.
+        """
+        depends_on = self.ranker.weights_version(), self.ranker.options, self.tokenizer, self.label_truncate
+        if self._fingerprint[0] != depends_on:
+            self._fingerprint = depends_on, fingerprint(self.ranker, self.tokenizer, self.label_truncate)
+        return self._fingerprint[1]
 
     # --- ranking ------------------------------------------------------------------------------------------------------
 
     def rank(
         self,
-        context: str | Sequence[str],
-        candidates: Sequence[str] | Sequence[Sequence[str]],
+        context: str | Dialogue | Iterable[str | Dialogue],
+        candidates: Iterable[str] | Iterable[Iterable[str]],
         top: int | None = None,
     ) -> list[Ranked] | list[list[Ranked]]:
         """Rank candidates, best first. Equal scores keep the order of the candidates.
 
-        Equal texts are ranked once. Candidates that are the same as in the call before are not encoded again.
+        Equal candidates are encoded once, and each of them has its place in the ranking. Candidates that are the same
+        as in the call before are not encoded again.
 
         Args:
-            context: one context, its turns separated by newlines, or a list of contexts.
-            candidates: one list for all contexts, or one for each.
+            context: one context: its text with newlines between the turns, or `Dialogue(turns)`. Or a list of contexts;
+                a list of strings is never taken for the turns of one.
+            candidates: one list for all contexts, or one for each. Any iterable of strings will do: a tuple, a
+                generator, an array, a column of a table.
             top: how many of the best to return; None: all.
 
         Returns:
             One ranking, or one for each context.
 
         Raises:
-            ValueError: a list of candidates is empty or a string, or there are neither one nor as many as contexts.
+            ValueError: something that is given is no text (the message names its place), a list of candidates is empty,
+                there are neither one nor as many as contexts, or a score is not finite.
+
+        >>> model.rank(Dialogue(["hi", "do you like music?"]), ["it is blue", "mostly rock"], top=1)  # doctest: +SKIP
+        [Ranked(text='mostly rock', score=7.81, index=1)]
         """
-        if isinstance(context, str):
+        if isinstance(context, str | Dialogue):
             return self.rank_many([context], [candidates], top)[0]
-        nested = bool(candidates) and not isinstance(candidates[0], str)
-        return self.rank_many(context, candidates if nested else [candidates], top)
+        return self.rank_many(context, pools_of(candidates), top)
 
     def rank_many(
-        self, contexts: Sequence[str], pools: Sequence[Sequence[str]], top: int | None = None
+        self, contexts: Iterable[str | Dialogue], pools: Iterable[Iterable[str]], top: int | None = None
     ) -> list[list[Ranked]]:
         """Rank one pool of candidates for all contexts, or one for each. As `rank`, without its shorter forms."""
-        if any(isinstance(pool, str) for pool in pools):
-            raise InputError('candidates is a list of strings, got one string; write ["..."] to rank a single one')
-        if len(pools) not in (1, len(contexts)):
-            raise InputError(f"{len(contexts)} contexts need one list of candidates or as many, got {len(pools)}")
-        if not all(len(pool) for pool in pools):
-            raise InputError("there is nothing to rank: a list of candidates is empty")
-        if not contexts:
+        top = None if top is None else check_top(top)
+        ids, pools = self.context_ids(contexts), Pools(pools)
+        if len(pools.pools) not in (1, len(ids)):
+            raise InputError(f"{len(ids)} contexts need one list of candidates or as many, got {len(pools.pools)}")
+        if not ids:
             return []
-        texts = list(dict.fromkeys(text for pool in pools for text in pool))
-        number = {text: row for row, text in enumerate(texts)}
-        rows = [list(dict.fromkeys(number[text] for text in pool)) for pool in pools]
-        encoded, ids = self.encode(texts), self.context_ids(contexts)
-        if len(rows) == 1:
-            scores = self.ranker.score_ids(ids, encoded)  # [B, C]
-            return [self._sorted(texts, rows[0], line, top) for line in scores]
-        scores = self.ranker.score_ids(ids, encoded, padded_index(rows))  # [B, C]
-        return [self._sorted(texts, row, line[: len(row)], top) for row, line in zip(rows, scores, strict=True)]
+        scores = self.ranker.score_ids(ids, self._remembered(pools.texts), pools.index)  # [B, C]
+        return pools.rankings(scores, top)
 
-    @staticmethod
-    def _sorted(texts: list[str], rows: list[int], scores: torch.Tensor, top: int | None) -> list[Ranked]:
-        values, order = scores.float().cpu().sort(descending=True, stable=True)
-        pairs = zip(order[:top].tolist(), values[:top].tolist(), strict=True)
-        return [Ranked(texts[rows[column]], score) for column, score in pairs]
-
-    def context_ids(self, contexts: Sequence[str]) -> list[list[int]]:
+    def context_ids(self, contexts: Iterable[str | Dialogue]) -> list[list[int]]:
         """Return the bare ids of contexts. Of long ones the newest turns are kept."""
-        return [ids[-self.text_truncate :] for ids in self.tokenizer.context_ids_of(contexts)]
+        return [ids[-self.text_truncate :] for ids in self.tokenizer.context_ids_of(context_texts(contexts))]
 
     def candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
         """Return the bare ids of candidates. Of long ones the beginning is kept."""
         return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(candidates)]
 
-    def encode(self, texts: list[str]) -> Any:
-        """Encode candidates. They are encoded once as long as they and the weights stay the same.
+    def encode(self, texts: Iterable[str]) -> Any:
+        """Encode N candidates, given as any iterable of strings -> [N, ...].
 
-        Several threads may call this. Each reads and sets the last encodings as one value.
+        They are encoded once as long as they and the weights stay the same. Several threads may call this. Raises
+        ValueError if there are none, or one is not a string. The message names its place.
         """
-        last_texts, last_version, encoded = self._last
-        version = self.ranker.weights_version()
-        if last_texts != texts or last_version != version:
-            encoded = self._encode(texts)
-            self._last = list(texts), version, encoded
-        return encoded
+        return self._remembered(candidate_texts(texts))
+
+    def _remembered(self, texts: list[str]) -> Any:
+        last, version = self._last, self.ranker.weights_version()  # other threads may set `_last` meanwhile
+        if last.texts != texts or last.version != version:
+            last = self._last = Remembered(texts, version, self._encode(texts))
+        return last.encoded
 
     def _encode(self, texts: list[str]) -> Any:
         return self.ranker.encode_parts(prefetch(self.candidate_ids, slices(texts)))
@@ -224,7 +229,7 @@ class TextRanker:
     def index(
         self,
         folder: str | Path,
-        candidates: str | Path | Iterable[str | dict[str, Any]],
+        candidates: str | Path | Iterable[str | Mapping[str, Any]],
         precision: str = "auto",
         keep: bool = False,
         progress: bool = True,
@@ -233,30 +238,42 @@ class TextRanker:
 
         Args:
             folder: of the store.
-            candidates: a file (text, or JSON lines with a `text` and more), or the candidates themselves.
+            candidates: a file (text, or JSON lines with a `text` and more), or the candidates themselves: any iterable
+                of strings, or of dictionaries with a `text` and more.
             precision: of the stored vectors; auto: as the encoder computes.
             keep: keep what the folder holds besides these candidates.
             progress: show a progress bar.
+
+        Raises:
+            ValueError: there is no such file or it cannot be read, one of the candidates is no text (the message names
+                its place), or the folder holds something else.
         """
+        if isinstance(candidates, str | Path):
+            check_regular(candidates, "file of candidates")
+        else:
+            candidates = stored_candidates(candidates)
         if precision == "auto":
             precision = str(self.ranker.candidate_encoder.dtype).removeprefix("torch.")
         recipe = writer.Recipe(self._encode, self.fingerprint, precision)
         return writer.update(folder, candidates, recipe, keep=keep, progress=progress)
 
-    def search(self, context: str, within: Search, top: int = 10) -> list[Retrieved]:
-        """Return the best candidates of a store for one context, as they were stored, with their scores."""
+    def search(self, context: str | Dialogue, within: Search | Store, top: int = 10) -> list[Retrieved]:
+        """Return the best candidates of a store for one context, as they were stored, with their scores.
+
+        Args:
+            context: its text with newlines between the turns, or `Dialogue(turns)`.
+            within: the store, and how it is searched. A store alone is searched exactly.
+            top: how many to return; all, if the store has fewer.
+
+        Raises:
+            ValueError: another model made the store, the context is no text, or a score is not finite.
+        """
+        if isinstance(within, Store):
+            within = Search(within, SearchOptions())
+        top = min(check_top(top), len(within.store))
+        if within.store.fingerprint != self.fingerprint:
+            raise InputError(OTHER_STORE)
         best = within.best(self.ranker, pad(self.context_ids([context])), top)
-        pairs = zip(best.rows[0].tolist(), best.scores[0].tolist(), strict=True)
-        return [Retrieved(within.store[row], score) for row, score in pairs if row >= 0]
-
-
-def prefetch(function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
-    """Map a function over parts. A thread makes the next result while the last one is in use."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = None
-        for part in parts:
-            ready, coming = coming, thread.submit(function, part)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
+        rows, scores = best.rows[0], best.scores[0]
+        check_finite(scores, self.ranker, rows >= 0, "the store has vectors that are not finite; make it again")
+        return [Retrieved(within.store[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]

@@ -1,9 +1,12 @@
 """Scores -> ranks and the best few."""
 
-from typing import NamedTuple
+import operator
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
+
+from poly_agents.errors import InputError
 
 SORTED = 4096  # up to so many scores are sorted in full, which costs nothing
 
@@ -13,6 +16,21 @@ class Top(NamedTuple):
 
     values: Tensor  # [K]
     indices: Tensor  # [K]
+
+
+def check_top(top: SupportsIndex) -> int:
+    """Return how many of the best are asked for. Raises ValueError unless it is a whole number of at least 1.
+
+    >>> check_top(5)
+    5
+    """
+    try:
+        count = operator.index(top)
+    except TypeError:
+        count = 0
+    if isinstance(top, bool) or count < 1:
+        raise InputError(f"top says how many of the best to return, a whole number from 1 on; got {top!r}")
+    return count
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:

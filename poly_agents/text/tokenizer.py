@@ -75,13 +75,11 @@ class Tokenizer:
             raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
     def separate_pairs(self) -> None:
-        """Put the separator between the two texts of a pair, if the tokenizer puts nothing there.
+        """Put the separator between the two texts of a pair, where the tokenizer puts nothing.
 
         Tokenizers of decoders often add no special tokens. Then nothing would tell where the candidate begins.
         """
-        (before, between, after), separator = self.frame.pair, self.backend.id_to_token(self.turn_id)
-        if between.ids:
-            return
+        (before, _, after), separator = self.frame.pair, self.backend.id_to_token(self.turn_id)
 
         def tokens(piece: Piece) -> list[str]:
             names = (self.backend.id_to_token(number) for number in piece.ids)
