@@ -87,7 +87,7 @@ def test_a_pickled_model_file_is_refused_and_not_run(trained, data, tmp_path):
 
 
 def test_options_that_do_not_fit_the_weights_are_named(trained, data):
-    with pytest.raises(ValueError, match="does not fit these options: 1 weights differ, first 'codes'"):
+    with pytest.raises(ValueError, match="was trained with --poly-codes 64, not 7"):
         evaluate(trained["poly"], data, poly_codes=7)
 
 
@@ -143,11 +143,11 @@ def test_a_background_worker_trains(options):
     TrainModel.main(**settings(options, "bi"), max_train_steps=2, num_workers=1, datatype="train:stream")
 
 
-def test_the_tf_idf_baseline_prefers_shared_words(data):
+def test_the_baseline_prefers_shared_words(data):
     report = EvalModel.main(
-        model="poly_agents/tfidf", task="poly_agents:jsonl", jsonl_path=data, datatype="valid", batchsize=5
+        model="poly_agents/bm25", task="poly_agents:jsonl", jsonl_path=data, datatype="valid", batchsize=5
     )
     assert report["exs"].value() == len(ROWS) and 0 < report["mrr"].value() <= 1
-    agent = create_agent({"model": "poly_agents/tfidf", "task": "poly_agents:jsonl", "jsonl_path": data})
+    agent = create_agent({"model": "poly_agents/bm25", "task": "poly_agents:jsonl", "jsonl_path": data})
     agent.observe(example("hello my cat", "blue", ["six five", "my cat", "hello"], training=False))
     assert agent.act()["text"] == "my cat"

@@ -90,7 +90,8 @@ def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(tiny, data, tmp_path
 def train(tiny, data, tmp_path, **changes) -> None:
     given = {"model": "poly_agents/bi", "task": "poly_agents:jsonl", "jsonl_path": data, "backbone": tiny}
     given |= {"model_file": str(tmp_path / "model"), "text_truncate": 31, "label_truncate": 13, "batchsize": 4}
-    TrainModel.main(**given | {"precision": "float32", "max_train_steps": 30} | changes)
+    ends = {} if "num_epochs" in changes else {"max_train_steps": 30}
+    TrainModel.main(**given | {"precision": "float32"} | ends | changes)
 
 
 def test_training_stops_before_a_loss_that_is_no_number_reaches_the_weights(tiny, data, tmp_path):
@@ -116,7 +117,7 @@ def weights(path) -> dict[str, torch.Tensor]:
     return dict(checkpoint.read(str(path)).weights)
 
 
-EPOCH = {"max_train_steps": -1, "num_epochs": 1.5, "save_every_n_secs": 1e-9, "lr_scheduler": "fixed", "seed": 1}
+EPOCH = {"num_epochs": 1.5, "save_every_n_secs": 1e-9, "lr_scheduler": "fixed", "seed": 1}
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -32,6 +32,18 @@ DEFAULTS = {
     "log_every_n_secs": 10,
 }
 
+# ParlAI's own numbers: (the smallest, whether -1 is allowed too, for "no limit", "never" or "all")
+NUMBERS = {
+    **dict.fromkeys(("text_truncate", "label_truncate", "batchsize", "eval_batchsize", "update_freq"), (1, False)),
+    **dict.fromkeys(("cap_num_predictions", "topk"), (1, False)),
+    **dict.fromkeys(("truncate", "history_size", "num_examples"), (1, True)),
+    **dict.fromkeys(("learningrate", "weight_decay", "momentum", "show_candidates", "num_workers"), (0, False)),
+    **dict.fromkeys(("gradient_clip", "warmup_updates", "rank_top_k", "validation_max_exs"), (0, True)),
+    **dict.fromkeys(("validation_every_n_secs", "validation_every_n_steps", "validation_every_n_epochs"), (0, True)),
+    **dict.fromkeys(("log_every_n_secs", "log_every_n_steps", "save_every_n_secs"), (0, True)),
+}
+ENDS = ("num_epochs", "max_train_steps", "max_train_time")  # each ends a training run; -1, the default: it does not
+
 
 class ShowCandidates(argparse._StoreAction):
     """Store `--show-candidates N`, and have `parlai display_model` show the field that the ranking is in."""
@@ -84,13 +96,9 @@ def apply_truncate(opt) -> None:
 
 def check(opt, ranker: type[Ranker]) -> None:
     """Refuse options that cannot work, before anything is loaded. Raises ValueError, naming the flag."""
-    for name in ("text_truncate", "label_truncate"):
-        if opt[name] < 1:
-            raise InputError(f"{flag(name)} must be at least 1, got {opt[name]}")
+    check_numbers(opt)
     if opt.get("fp16"):
         raise InputError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
-    if opt["cap_num_predictions"] < 1:
-        raise InputError(f"--cap-num-predictions must be at least 1, got {opt['cap_num_predictions']}")
     can_cache = ranker.can_cache(ranker.Options.of(opt))
     if "vocab" in (opt["eval_candidates"], opt.get("interactive_candidates")) and not can_cache:
         raise InputError(f"{opt['model']} runs once per candidate: a whole vocabulary is too much, give -ecands fixed")
@@ -106,14 +114,28 @@ def check(opt, ranker: type[Ranker]) -> None:
         check_training(opt)
 
 
+def check_numbers(opt) -> None:
+    """Refuse numbers of ParlAI's own options that are out of range. Raises ValueError, naming the flag."""
+    for name, value in opt.items():
+        if isinstance(value, float) and not math.isfinite(value) and name != "validation_cutoff":
+            raise InputError(f"{flag(name)} must be a finite number, got {value}")
+    for name, (smallest, or_minus_one) in NUMBERS.items():
+        value = opt.get(name)
+        if isinstance(value, int | float) and value < smallest and not (or_minus_one and value == -1):
+            more = ", or -1" if or_minus_one else ""
+            raise InputError(f"{flag(name)} must be at least {smallest}{more}, got {value}")
+    ends = {name: opt.get(name) or 0 for name in ENDS if name in opt}
+    typed = {name: ends[name] for name in ends if name in opt.get("override", {})}
+    for name, value in typed.items():
+        if value <= 0 and (value != -1 or max(ends.values()) <= 0):
+            raise InputError(f"{flag(name)} must be above 0, got {value}; leave it out if it shall not end the run")
+
+
 def check_training(opt) -> None:
     """Refuse options that are for evaluation or inference. Raises ValueError, naming the flag."""
     for name in ("ranks_file", "submission"):
         if opt.get(name):
             raise InputError(f"{flag(name)} is for evaluation: give it to eval_model")
-    for name in ("learningrate", "weight_decay", "gradient_clip", "momentum", "lr_scheduler_decay"):
-        if not math.isfinite(opt.get(name) or 0.0):
-            raise InputError(f"{flag(name)} must be a finite number, got {opt[name]}")
     if opt.get("precision") == "float16":
         raise InputError("--precision float16 is for inference; train with bfloat16 or float32")
     if "validation_max_exs" in opt:  # the options are those of train_model

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from parlai.core.agents import Agent
 from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric, Metric
 from parlai.utils import logging
@@ -21,10 +20,10 @@ from parlai.utils.misc import warn_once
 from torch import Tensor
 
 from poly_agents.agents import answers, model_file
-from poly_agents.agents.arguments import ShowCandidates, check_candidates_path, is_training
+from poly_agents.agents.arguments import ShowCandidates, check_candidates_path, check_numbers, is_training
 from poly_agents.agents.candidate_source import folder_beside, open_pool
-from poly_agents.agents.history import TextHistory
 from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
+from poly_agents.agents.text_agent import TextAgent
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.memory import Memory
 from poly_agents.candidates.milvus import MilvusSearch
@@ -79,7 +78,7 @@ class Stage:
         return Scored(pool, scores.float().cpu())
 
 
-class CascadeAgent(Agent):
+class CascadeAgent(TextAgent):
     """`-m poly_agents/cascade`: ranks the pool of `-fcp`, or else the candidates that each example brings."""
 
     @classmethod
@@ -98,8 +97,6 @@ class CascadeAgent(Agent):
     def __init__(self, opt, shared=None):
         super().__init__(opt, shared)
         self.id = "Cascade"
-        self.history = TextHistory(opt)
-        self.chat = opt.get("interactive_mode", False)
         if shared:
             self.options, self.retriever, self.reranker, self.search, self.evaluation = shared["cascade"]
             return
@@ -116,6 +113,7 @@ class CascadeAgent(Agent):
         self.search = self._open(path) if path else None
 
     def _check(self, path: str | None) -> None:
+        check_numbers(self.opt)
         if is_training(self.opt):
             raise InputError("a cascade is not trained: train its two models, each by itself, with train_model")
         if path:
@@ -136,33 +134,6 @@ class CascadeAgent(Agent):
     def share(self):
         own = (self.options, self.retriever, self.reranker, self.search, self.evaluation)
         return super().share() | {"cascade": own}
-
-    # --- observations -----------------------------------------------------------------------------------------------
-
-    def observe(self, observation):
-        observation = Message(observation)
-        if not observation.is_padding():
-            self.history.update_history(observation)
-            observation.force_set("full_text", self.history.get_history_str() or "")
-        self.observation = observation
-        return observation
-
-    def self_observe(self, reply):
-        """Remember what was said: the label where there is one, as in training."""
-        if self.observation is None or self.observation.is_padding():
-            return
-        if self.observation.get("episode_done"):
-            self.history.reset()
-            return
-        example = RankedExample.of(self.observation, self.observation.get("full_text", ""))
-        said = example.right[0] if example.right else reply.get("text")
-        if said is not None:
-            self.history.add_reply(said)
-
-    def reset(self):
-        super().reset()
-        self.history.reset()
-        self.evaluation.close()
 
     # --- the two stages ---------------------------------------------------------------------------------------------
 

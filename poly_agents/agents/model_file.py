@@ -16,6 +16,7 @@ from poly_agents.files import atomic, checkpoint
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.models import building, opening
 from poly_agents.models.textranker import TextRanker
+from poly_agents.options import flag
 from poly_agents.pretrained import parlai_weights
 from poly_agents.rankers import agent_of
 from poly_agents.scoring.ranker import Ranker
@@ -93,6 +94,24 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
         )
     logging.info(f"--precision {options.precision}: products in {model.context_encoder.dtype}")
     return model
+
+
+def fill(ranker: Ranker, saved: checkpoint.Checkpoint, path: str) -> None:
+    """Load the weights of a model file into a ranker.
+
+    Raises:
+        ValueError: they do not fit. The message names the options that differ, with both values.
+    """
+    try:
+        ranker.load_tensors(saved.weights, path)
+    except InputError as error:
+        trained = saved.header["options"]
+        given = {name: value for name, value in vars(ranker.options).items() if value != trained.get(name, value)}
+        wrong = [name for name in given if name not in ("backbone", "precision", "dropout", "freeze_embeddings")]
+        if not wrong:
+            raise
+        options = ", ".join(f"{flag(name)} {trained[name]}, not {given[name]}" for name in wrong)
+        raise InputError(f"{path} was trained with {options}; leave out what differs") from error
 
 
 class TrainingState(NamedTuple):

@@ -153,7 +153,7 @@ class RankerAgent(TorchRankerAgent):
         saved = opening.read_weights(path)
         if self.candidate_source:
             self.candidate_source.forget()
-        self.ranker_module.load_tensors(saved.weights, path)
+        model_file.fill(self.ranker_module, saved, path)
         for task, count in saved.header.get("examples_seen", {}).items():
             self.examples_seen[task] = count // num_workers()
         model_file.restore_trainstats(path, saved.header, self.opt)
