@@ -1,10 +1,16 @@
 """Model files: weights are mapped, popped one by one, and little of the file is in memory at a time."""
 
+import json
+import os
+import random
+import zlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 
 NAMES = "one two three four five six seven".split()
@@ -61,3 +67,70 @@ def test_a_safetensors_file_of_others_is_refused(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "model")
     with pytest.raises(ValueError, match=r"model is a safetensors file but not a model of poly_agents"):
         checkpoint.read(str(tmp_path / "model"))
+
+
+# --- checksums --------------------------------------------------------------------------------------------------------
+
+
+def test_every_bit_that_flips_is_found(weights, tmp_path):
+    """Whatever loads after a flip is what was written."""
+    path = tmp_path / "model"
+    header = {"agent": "bi", "options": {"bi_scale": 20.0, "bi_cosine": True}}
+    checkpoint.write(str(path), header, weights)
+    whole, draw = path.read_bytes(), random.Random(7)
+    for bit in [draw.randrange(8 * len(whole)) for _ in range(300)]:
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            read = checkpoint.read(str(path))
+        except InputError as error:
+            assert str(path) in str(error)
+        else:
+            assert read.header == header
+            assert_close(dict(read.weights), weights, atol=0, rtol=0)
+
+
+def test_a_file_is_compared_once_for_each_state_it_is_in(weights, tmp_path, monkeypatch):
+    path, compared = str(tmp_path / "model"), []
+    monkeypatch.setattr(checkpoint, "checksum", lambda tensor: compared.append(1) or zlib.crc32(tensor.numpy()))
+    checkpoint.write(path, {}, weights)
+    compared.clear()
+    for _ in range(3):
+        checkpoint.read(path)
+    assert len(compared) == len(NAMES)
+    checkpoint.write(path, {"n": 2}, weights)
+    compared.clear()
+    checkpoint.read(path)
+    assert len(compared) == len(NAMES)
+
+
+def test_a_file_of_an_earlier_version_has_no_checksums_and_loads(weights, tmp_path):
+    text = json.dumps({"agent": "bi"})
+    save_file({f"model.{name}": tensor for name, tensor in weights.items()}, tmp_path / "model", {"poly_agents": text})
+    read = checkpoint.read(str(tmp_path / "model"))
+    assert read.header == {"agent": "bi"}
+    assert_close(dict(read.weights), weights)
+
+
+def test_the_same_model_is_the_same_bytes(weights, tmp_path):
+    paths = [tmp_path / str(number) for number in range(5)]
+    for path in paths:
+        checkpoint.write(str(path), {"agent": "bi", "options": {}}, weights)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_what_is_no_model_file_is_named_for_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (tmp_path / "half").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    for name, message in {
+        "nothing": "there is no model file",
+        ".": "is a folder",
+        "pipe": "is a device, a pipe or a socket",
+        "pointer": "is a Git LFS pointer",
+        "half": "is damaged or not a model",
+    }.items():
+        with pytest.raises(InputError, match=message) as raised:
+            checkpoint.read(str(tmp_path / name))
+        assert str(tmp_path / name) in str(raised.value) and "delete" not in str(raised.value)

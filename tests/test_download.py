@@ -146,7 +146,7 @@ def test_an_md5_is_checked_where_the_publisher_gives_no_other_digest(server, tmp
 def test_without_a_pin_the_first_digest_is_kept(server, tmp_path):
     get(server, "data", tmp_path).unlink()
     server.data = DATA[1:]
-    with pytest.raises(DownloadError, match=r"changed at its source.*or delete .*\.data\.bin\.json to accept"):
+    with pytest.raises(DownloadError, match=r"changed at its source.*or move .*\.data\.bin\.json away to take"):
         get(server, "data", tmp_path)
     (tmp_path / ".data.bin.json").unlink()
     assert get(server, "data", tmp_path).read_bytes() == DATA[1:]

@@ -131,7 +131,7 @@ def test_a_model_of_ours_comes_from_a_mirror(server, trained, tmp_path, monkeypa
     shutil.rmtree(path.parent)
     (folder / "model").write_bytes(changed)
     server.files["chitchat-poly/model"] = bytes(changed)
-    with pytest.raises(DownloadError, match=r"chitchat-poly/model is not what it was when it first came; delete "):
+    with pytest.raises(DownloadError, match=r"chitchat-poly/model is not what it was when it first came; move "):
         zoo.fetch("chitchat-poly", tmp_path)
     shutil.rmtree(tmp_path / "models")
     with pytest.raises(DownloadError, match=r"not the .* of its SHA256SUMS"):

@@ -105,11 +105,11 @@ def _check(folder: Path, noted: dict[str, Any]) -> None:
     """Raise DownloadError if a file is missing or was changed since the model was made."""
     for name in MODEL_FILES:
         if not (folder / name).is_file():
-            raise DownloadError(f"{folder / name} is missing; delete {folder}, and it comes again")
+            raise DownloadError(f"{folder / name} is missing; move {folder} away, and it comes again")
         digest, wanted = sha256(folder / name), noted.get("files", {}).get(name)
         if wanted is not None and digest != wanted:
             raise DownloadError(
-                f"{folder / name} was changed since it came: its sha256 is {digest}, not {wanted}; delete {folder}, "
+                f"{folder / name} was changed since it came: its sha256 is {digest}, not {wanted}; move {folder} away, "
                 "and it comes again"
             )
 

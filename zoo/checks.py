@@ -25,7 +25,7 @@ def check_snapshot(snapshot: Path) -> None:
         wanted = Path(os.readlink(path)).name
         digest = hub_digest(path, wanted)
         if digest != wanted:
-            raise DownloadError(f"{path} is damaged: its digest is {digest}, not {wanted}; delete {path.resolve()}")
+            raise DownloadError(f"{path} is damaged: its digest is {digest}, not {wanted}; move {path.resolve()} away")
 
 
 def hub_digest(path: Path, name: str) -> str:

@@ -232,7 +232,7 @@ class Release(Source):
             fetch(Download(url, name, self.sha256.get(name)), folder)
             if noted.get("files", {}).get(name) not in (None, sha256(folder / name)):
                 raise DownloadError(
-                    f"{url} is not what it was when it first came; delete {folder.with_suffix('.json')} to accept it"
+                    f"{url} is not what it was when it first came; move {folder.with_suffix('.json')} away to accept it"
                 )
         check_sums(folder)
         return {"url": url}

@@ -56,7 +56,7 @@ def unpack(path: Path, folder: Path, members: Sequence[str] = (), limit: int | N
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # an error of the disk; those of archives have no number
             raise
-        raise InputError(f"{path} is damaged ({error}); delete it, and it comes again") from error
+        raise InputError(f"{path} is damaged ({error}); move it away, and it comes again") from error
 
 
 def _check(path: Path, wanted: Sequence[str], limit: int) -> None:

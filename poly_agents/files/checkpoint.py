@@ -4,7 +4,7 @@ The header holds what it takes to build the model anywhere: the name of the rank
 of its encoder. A training checkpoint also holds the tensors of the optimizer, counters, and how many examples of each
 task were seen.
 
-A CRC-32 of the header and of each tensor is kept beside the header and compared when a process first reads the file: a
+A CRC-32 of the header and of each tensor is kept in the header and compared when a process first reads the file: a
 disk or a copy that changed a bit is found before it changes a score. It finds damage, not forgery.
 """
 
@@ -20,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from poly_agents.errors import InputError, MissingFileError
+from poly_agents.errors import InputError
 from poly_agents.files import json_files
 from poly_agents.files.atomic import replace
+from poly_agents.files.regular import check_regular
 
 KEY = "poly_agents"  # the header's key in the metadata of the safetensors file
-CHECKSUMS = "poly_agents_crc32"  # that of the checksums: of each tensor by its name, and of the header under ""
+CHECKSUMS = "crc32"  # the entry of the header with the checksums: of each tensor by its name, of the rest under ""
 HELD = 2**27  # bytes of a mapped file that stay in memory while its tensors are popped
 
 
@@ -92,15 +93,14 @@ def write(path: str, header: dict[str, Any], weights: Mapping[str, Tensor], opti
         for number, state in optimizer["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(header)
-    sums = {"": zlib.crc32(text.encode())} | {name: checksum(tensor) for name, tensor in tensors.items()}
-    replace(path, lambda beside: save_file(tensors, beside, {KEY: text, CHECKSUMS: json.dumps(sums)}))
+    sums = {"": text_checksum(header)} | {name: checksum(tensor) for name, tensor in tensors.items()}
+    text = json.dumps(header | {CHECKSUMS: sums})
+    replace(path, lambda beside: save_file(tensors, beside, {KEY: text}))
 
 
 def read_header(path: str) -> dict[str, Any]:
     """Read the header alone, which is fast for a file of any size. Raises ValueError as `read` does."""
-    with _open(path) as file:
-        return _header(path, file.metadata() or {})
+    return _headers(path)[0]
 
 
 def read(path: str) -> Checkpoint:
@@ -109,8 +109,8 @@ def read(path: str) -> Checkpoint:
     Raises:
         ValueError: the file is missing, damaged, or in another format. The message names it.
     """
-    header = read_header(path)
-    verify(path)
+    header, sums = _headers(path)
+    verify(path, sums)
     weights = MappedWeights(lambda: _tensors(path, "model."))
     if "optimizer_groups" not in header:
         return Checkpoint(header, weights, None)
@@ -126,28 +126,26 @@ def read(path: str) -> Checkpoint:
 _verified: set[tuple] = set()  # files whose tensors this process has compared with their checksums
 
 
-def verify(path: str) -> None:
+def verify(path: str, sums: Mapping[str, int] | None) -> None:
     """Compare the tensors of a file with its checksums. A file that did not change since is not read again.
 
-    Files of earlier versions have no checksums, and nothing is compared.
+    Args:
+        path: the file.
+        sums: by the names of tensors; None for a file of an earlier version, which has none.
 
     Raises:
         ValueError: a tensor is not what was written. The message names it.
     """
     stat = os.stat(path)
     state = os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns
-    if state in _verified:
+    if sums is None or state in _verified:
         return
-    with _open(path) as file:
-        metadata = file.metadata() or {}
-    sums = json_files.parse(metadata.get(CHECKSUMS, "null"), f"the list of checksums of {path}")
-    if sums is not None:
-        tensors = MappedWeights(lambda: _tensors(path, ""))
-        if not isinstance(sums, dict) or sums.keys() - {""} != set(tensors):
-            raise InputError(f"{path} is damaged: its checksums are not those of its tensors; restore the file")
-        for name in list(tensors):
-            if checksum(tensors.pop(name)) != sums[name]:
-                raise InputError(f"{path} is damaged: the checksum of {name} is another one; restore the file")
+    tensors = MappedWeights(lambda: _tensors(path, ""))
+    if sums.keys() - {""} != set(tensors):
+        raise InputError(f"{path} is damaged: its checksums are not those of its tensors; restore the file")
+    for name in list(tensors):
+        if checksum(tensors.pop(name)) != sums[name]:
+            raise InputError(f"{path} is damaged: the checksum of {name} is another one; restore the file")
     _verified.add(state)
 
 
@@ -180,11 +178,7 @@ def _tensors(path: str, prefix: str) -> dict[str, Tensor]:
 
 
 def _open(path: str):
-    if not Path(path).exists():
-        raise MissingFileError(f"there is no model file {path}; give another path")
-    if not Path(path).is_file():
-        kind = "a folder" if Path(path).is_dir() else "a device or a pipe"
-        raise InputError(f"{path} is {kind}, and a model is a file; give the path of one")
+    check_regular(path, "model file")
     try:
         with open(path, "rb") as file:
             json_files.check_not_pointer(file.read(len(json_files.LFS)), path)
@@ -193,15 +187,25 @@ def _open(path: str):
         raise InputError(f"{path} is damaged or not a model of poly_agents ({error}); restore the file") from error
 
 
-def _header(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+def text_checksum(header: dict[str, Any]) -> int:
+    """Return the CRC-32 of a header as JSON."""
+    return zlib.crc32(json.dumps(header).encode())
+
+
+def _headers(path: str) -> tuple[dict[str, Any], dict[str, int] | None]:
+    """Read the header, and the checksums in it if there are any."""
+    with _open(path) as file:
+        metadata = file.metadata() or {}
     if KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file but not a model of poly_agents: its metadata has no {KEY!r}; give another"
         )
-    sums = json_files.parse(metadata.get(CHECKSUMS, "{}"), f"the list of checksums of {path}")
-    if isinstance(sums, dict) and sums.get("", None) not in (None, zlib.crc32(metadata[KEY].encode())):
-        raise InputError(f"the header of {path} is damaged: it is not what was written; restore the file")
     header = json_files.parse(metadata[KEY], f"the header of {path}")
     if not isinstance(header, dict):
-        raise InputError(f"the header of {path} is {type(header).__name__}, not an object; restore the file")
-    return header
+        raise InputError(f"the header of {path} is a {type(header).__name__}, not an object; restore the file")
+    if CHECKSUMS not in header:
+        return header, None
+    sums = header.pop(CHECKSUMS)
+    if not isinstance(sums, dict) or sums.get("") != text_checksum(header):
+        raise InputError(f"the header of {path} is damaged: it is not what was written; restore the file")
+    return header, sums

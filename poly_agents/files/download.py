@@ -191,7 +191,7 @@ def _download(file: Download, path: Path) -> None:
     transfer.notes.unlink(missing_ok=True)
     if wanted not in (None, digest):
         transfer.part.unlink()
-        ways = f"put the right one at {path}" + ("" if file.sha256 else f", or delete {record} to accept the new one")
+        ways = f"put the right one at {path}" + ("" if file.sha256 else f", or move {record} away to take the new one")
         raise DownloadError(f"{file.url} was changed at its source: its sha256 is {digest}, not {wanted}; {ways}")
     if fault := _md5_fault(file, transfer.part):
         transfer.part.unlink()

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from poly_agents.errors import InputError, MissingFileError
+from poly_agents.errors import InputError
+from poly_agents.files.regular import check_regular
 
 LFS = b"version https://git-lfs"  # how a file begins that Git LFS keeps elsewhere
 
@@ -28,10 +29,9 @@ def parse(data: str | bytes, source: str) -> Any:
 
 def read(path: str | Path) -> Any:
     """Read a JSON file. Raises ValueError as `parse` does, and if there is no such file."""
+    check_regular(path, "file")
     try:
         data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no file {path}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}); give the path of a file") from error
     check_not_pointer(data, path)

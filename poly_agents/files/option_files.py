@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from poly_agents.errors import InputError
+from poly_agents.files.regular import check_regular
 
 LARGEST = 2**24  # bytes of a file
 AGENT = r"poly_agents/[a-z][a-z0-9_]*|poly_agents(\.\w+)+:[A-Za-z0-9]+Agent"
@@ -30,6 +31,7 @@ def read(path: str | Path) -> dict[str, Any]:
             message names the file.
     """
     path = Path(path)
+    check_regular(path, "file of options")
     size = path.stat().st_size
     if size > LARGEST:
         raise InputError(f"{path} has {size:,} bytes; a file of options has at most {LARGEST:,}")

@@ -8,10 +8,12 @@ The format is read off the first bytes of the file and off the `.opt` beside it.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 from poly_agents.files.checkpoint import Checkpoint, Weights
+from poly_agents.files.regular import check_regular
 from poly_agents.models.headers import check_header, check_types
-from poly_agents.pretrained import parlai_tokenizer, parlai_weights
+from poly_agents.pretrained import classifiers, hub_files, parlai_tokenizer, parlai_weights
 from poly_agents.text.tokenizer import Tokenizer, read_saved
 
 ZIP, OLD_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # first bytes since torch 1.6, and before it
@@ -42,6 +44,7 @@ def open_model(path: str) -> Opened:
 
 def read_weights(path: str) -> Checkpoint:
     """Read header and weights of a model file, without its tokenizer. Raises ValueError as `open_model` does."""
+    check_model_file(path)
     saved = parlai_weights.read(path) if written_by_torch(path) else checkpoint.read(path)
     check_header(saved.header, saved.weights, path)
     return saved
@@ -49,9 +52,25 @@ def read_weights(path: str) -> Checkpoint:
 
 def read_header(path: str) -> dict[str, Any]:
     """Read the header alone, which is fast for a file of any size. Raises ValueError as `open_model` does."""
+    check_model_file(path)
     header = parlai_weights.read_header(path) if written_by_torch(path) else checkpoint.read_header(path)
     check_types(header, path)
     return header
+
+
+def check_model_file(path: str) -> None:
+    """Raise ValueError unless a path is a file. The message for a folder says how to give what is in it."""
+    folder = Path(path)
+    if path and (folder / "model").is_file():
+        raise InputError(f"{path} is a folder; give the model file in it, {folder / 'model'}")
+    if path and (folder / "config.json").is_file():
+        config = (folder / "config.json").read_text(encoding="utf-8", errors="replace")
+        agent = "cross" if "ForSequenceClassification" in config else "bi"
+        raise InputError(
+            f"{path} is a folder of HuggingFace's format, not a model file; make a ranker of it: "
+            f"poly_agents.start({agent!r}, backbone={path!r}), or -m poly_agents/{agent} --backbone {path}"
+        )
+    check_regular(path, "model file")
 
 
 def read_tokenizer(path: str) -> Tokenizer:
@@ -72,8 +91,10 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
     """Return the tokenizer of a backbone: a HuggingFace name or folder, or a model file."""
     if Path(source).is_file():
         return read_tokenizer(f"{source}.dict")
+    hub_files.check_files(source)
     tokenizer = Tokenizer.pretrained(source)
-    tokenizer.separate_pairs()
+    if not tokenizer.frame.pair[1].ids and not classifiers.has_decoder_head(source):
+        tokenizer.separate_pairs()
     return tokenizer
 
 

@@ -10,10 +10,11 @@ from typing import Any, Self
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from poly_agents.errors import InputError, MissingFileError
+from poly_agents.errors import InputError
 from poly_agents.files import json_files
 from poly_agents.files.atomic import write_text
 from poly_agents.files.digests import bytes_digest
+from poly_agents.files.regular import check_regular
 from poly_agents.options import Options
 from poly_agents.text.frame import Frame, Piece, read_frame
 
@@ -214,10 +215,9 @@ def known_ids(backend: Backend, saved: Mapping[str, Any], *names: str) -> list[i
 
 def read_saved(path: str) -> dict[str, Any]:
     """Read the JSON object that `Tokenizer.save` wrote. Raises ValueError, naming the file."""
+    check_regular(path, "tokenizer")
     try:
         data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no {path}, the tokenizer that belongs to the model; restore it") from error
     except OSError as error:
         raise InputError(f"{path} is not a tokenizer of poly_agents ({error}); restore the file") from error
     json_files.check_not_pointer(data, path)
