@@ -73,7 +73,9 @@ setup(
         "requests>=2.28",  # downloads, ParlAI's too
         "filelock>=3.13",  # one writer at a time
         "Pillow>=10",  # ParlAI imports it for image tasks
-        "scikit-learn>=1.4",  # ParlAI's baselines; our tf-idf agent
+        "scikit-learn>=1.4",  # ParlAI's baselines; the counts of our BM25
+        "scipy>=1.11",  # these counts are sparse
+        "regex>=2024.4",  # the scripts that BM25 has to split by characters
         "nltk>=3.8",  # ParlAI's BLEU
         "tensorboardX>=2.6",  # ParlAI's --tensorboard-log
     ],
@@ -90,6 +92,7 @@ setup(
             "pytest-timeout>=2.3",  # a test that hangs ends
             "ruff>=0.8",
             "sentence-transformers>=5",
+            "bm25s>=0.3",  # which our BM25 is held against
             "pytrec-eval-terrier>=0.5.10",  # trec_eval, which our measures are held against
             "pymilvus>=3.0",
             "milvus-lite>=3.2",

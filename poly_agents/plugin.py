@@ -33,8 +33,8 @@ class AgentLoader:
     def exec_module(self, module):
         from poly_agents.agents import agent_class
 
-        agent = agent_class(module.__name__.rpartition(".")[2])
-        setattr(module, agent.__name__, agent)
+        name = module.__name__.rpartition(".")[2]
+        setattr(module, "".join(map(str.capitalize, name.split("_"))) + "Agent", agent_class(name))
 
 
 class CheckpointLoader:

@@ -104,7 +104,7 @@ def test_recall_of_a_whole_store_counts_every_right_response(trained, pool_file)
 
 
 def test_the_baseline_reports_the_same_measures(data, tmp_path):
-    given = {"model": "poly_agents/tfidf", "task": "poly_agents:jsonl", "jsonl_path": data, "datatype": "valid"}
+    given = {"model": "poly_agents/bm25", "task": "poly_agents:jsonl", "jsonl_path": data, "datatype": "valid"}
     path = tmp_path / "ranks.jsonl"
     report = EvalModel.main(**given, batchsize=5, confidence=True, ranks_file=str(path), hits_at="1,5")
     assert report["hits@1"] == report["recall_any@1"] and report["mrr_low"] <= report["mrr"] <= report["mrr_high"]

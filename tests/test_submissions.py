@@ -122,7 +122,7 @@ def test_a_store_s_candidates_go_by_their_ids(trained, tmp_path):
 
 def test_the_baseline_writes_one_too(tmp_path):
     out = tmp_path / "answers.txt"
-    EvalModel.main(model="poly_agents/tfidf", **given("mutual", out))
+    EvalModel.main(model="poly_agents/bm25", **given("mutual", out))
     assert [line.split("\t")[0] for line in out.read_text().splitlines()] == ["test_1", "test_2", "test_10"]
     assert all(sorted(line.split("\t")[1:]) == list("ABCD") for line in out.read_text().splitlines())
 
@@ -135,7 +135,7 @@ def test_a_format_that_the_task_s_leaderboard_does_not_take_is_refused(tmp_path,
     path = tmp_path / "answers"
     message = f"--submission-format {form} is not for poly_agents:{task}: give {allowed}, or leave it out"
     with pytest.raises(ValueError, match=message):
-        EvalModel.main(model="poly_agents/tfidf", **given(task, path, submission_format=form))
+        EvalModel.main(model="poly_agents/bm25", **given(task, path, submission_format=form))
     assert not path.exists()
 
 

@@ -22,7 +22,8 @@ except ImportError as error:
 for name in patches.PATCHES:  # before any module of this package imports them; the import hook may be off
     patches.apply(importlib.import_module(name))
 
-WITHOUT_RANKER = ("cascade", "tfidf")  # agents that are more, or less, than one ranker
+WITHOUT_RANKER = ("bm25", "cascade")  # agents that are more, or less, than one ranker
+OLD_NAMES = {"tfidf": "bm25"}
 
 
 @cache
@@ -30,17 +31,18 @@ def agent_class(name: str) -> type:
     """Return the agent class of a name, as in `-m poly_agents/NAME`.
 
     Args:
-        name: a file name in `poly_agents/rankers`, or `cascade` or `tfidf`.
+        name: a file name in `poly_agents/rankers`, or `cascade` or `bm25`; `tfidf` is an old name of this one.
 
     Raises:
         UnknownRankerError: there is no such file. The message names the nearest one.
 
     This is the one place that makes classes at run time, so that a new ranker is one new file that knows no ParlAI.
     """
+    name = OLD_NAMES.get(name, name)
     if name in WITHOUT_RANKER:
-        from poly_agents.agents import cascade, tfidf
+        from poly_agents.agents import bm25, cascade
 
-        return {"cascade": cascade.CascadeAgent, "tfidf": tfidf.TfidfAgent}[name]
+        return {"bm25": bm25.Bm25Agent, "cascade": cascade.CascadeAgent}[name]
     from poly_agents import rankers
     from poly_agents.agents.ranker_agent import RankerAgent
 
