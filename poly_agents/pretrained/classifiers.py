@@ -29,6 +29,8 @@ CLASSIFIERS = {  # model type -> its head, and the names of the head's layers in
     "deberta-v2": ("gelu", ("pooler.dense", "classifier")),
     "modernbert": ("normed", ("head.dense", "head.norm", "classifier")),
 }
+DECODER_HEAD = "score.weight"  # W of GPT2ForSequenceClassification, LlamaForSequenceClassification and their like
+HEADS = "classifier.", "score.", "classification_head.", "pre_classifier."  # how the names of heads begin
 
 
 def head_of(config: dict[str, Any]) -> Head | None:
@@ -53,18 +55,20 @@ def read_head(options: Options, source: str, tokenizer: Tokenizer) -> Pretrained
         tokenizer: of the checkpoint.
 
     Raises:
-        ValueError: a classifier of several classes, or with a head that is not known here.
+        ValueError: a classifier of several classes, or with a head that is not known here or not whole.
     """
     nothing, given = PretrainedParts({}, {}), options.cross_head
     modules = sentence_transformers.read(source, tokenizer)
     if modules and modules[-1].settings.get("module_output_name") == "scores":
         return read_linear_head(source, modules) if given in (None, "linear") else nothing
     config = hub_files.settings(source, "config.json")
-    architecture = (config.get("architectures") or [""])[0]
-    if not architecture.endswith("ForSequenceClassification"):
+    saved = classifier_weights(source, config)
+    if not saved:
         return nothing
-    head = head_of(config)
-    classes = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
+    decodes = DECODER_HEAD in saved
+    head = Head("linear", "last") if decodes else head_of(config)
+    names = ("score",) if decodes else CLASSIFIERS.get(config.get("model_type"), ("", ("classifier",)))[1]
+    classes = classes_of(source, config, names[-1])
     if given is not None and (head is None or given != head.kind or classes > 1):
         return nothing
     if classes > 1:
@@ -73,16 +77,45 @@ def read_head(options: Options, source: str, tokenizer: Tokenizer) -> Pretrained
             "--backbone, or --cross-head to train a new head on its encoder"
         )
     if head is None:
+        kind = (config.get("architectures") or [f"a classifier of the family {config.get('model_type')}"])[0]
         raise InputError(
-            f"the head of {architecture} is not known here (those of {', '.join(CLASSIFIERS)} are, with their usual "
-            "activations): give --cross-head to train a new one on its encoder"
+            f"the head of {kind} is not known here (those of {', '.join(CLASSIFIERS)} and of decoders are, with their "
+            "usual activations): give --cross-head to train a new one on its encoder"
         )
-    names = CLASSIFIERS[config["model_type"]][1]
     parts = dict(zip(names, (f"head.{number}" for number in heads.parts_with_weights(head.kind)), strict=True))
     weights = hub_files.linear(source, parts)
     if head.kind == "normed":
         del weights["head.2.bias"]  # its norm has none
     return PretrainedParts({"cross_head": head.kind, "reduction": head.reduction}, weights)
+
+
+def classifier_weights(source: str, config: dict[str, Any]) -> set[str]:
+    """Return the names of all weights of a checkpoint if it is a sequence classifier, else nothing.
+
+    What the weights are decides, because a configuration may have lost its `architectures`.
+
+    Args:
+        source: a folder or HuggingFace name.
+        config: the content of its config.json; a model file has none.
+    """
+    architecture = (config.get("architectures") or [""])[0]
+    if not config or (architecture and not architecture.endswith(("Model", "ForSequenceClassification"))):
+        return set()  # a head for another task, as that of BertForTokenClassification
+    saved = hub_files.names(source)
+    has_head = any(name.startswith(HEADS) for name in saved)
+    return saved if has_head or architecture.endswith("ForSequenceClassification") else set()
+
+
+def classes_of(source: str, config: dict[str, Any], last: str) -> int:
+    """Return how many classes a classifier has: the rows of its last layer, or what its configuration says."""
+    if (weight := hub_files.tensors(source, [f"{last}.weight"])) and weight[f"{last}.weight"].dim() == 2:
+        return len(weight[f"{last}.weight"])
+    return len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
+
+
+def has_decoder_head(source: str) -> bool:
+    """Tell whether a checkpoint is a decoder that was trained to score pairs, as its tokenizer joins them."""
+    return DECODER_HEAD in classifier_weights(source, hub_files.settings(source, "config.json"))
 
 
 def read_linear_head(source: str, modules: list[sentence_transformers.Module]) -> PretrainedParts:
