@@ -4,7 +4,11 @@ import pytest
 import torch
 from parlai.core.agents import create_agent_from_model_file
 from parlai.scripts.train_model import TrainModel
+from torch.nn.functional import cross_entropy
 
+from poly_agents.learning import training
+from poly_agents.learning.training import TrainingBatch
+from poly_agents.text.tokens import pad
 from tests.agents import AGENTS, CACHING, ROWS, answer, evaluate, example, make, settings
 from tests.encoders import WORDS
 
@@ -142,3 +146,44 @@ def test_truncation_is_counted_and_warned_of_once(trained, data, monkeypatch):
 def test_texts_that_do_not_fit_the_encoder_are_refused(options):
     with pytest.raises(ValueError, match="need 113 positions with the special tokens, the encoder has 97"):
         make(options, "cross", text_truncate=90, label_truncate=20)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_another_right_response_of_a_context_is_no_negative_in_its_batch(options, name):
+    agent = make(options, name)
+    given = [("any pets", "my cat"), ("Any pets?", "blue six"), ("hello how", "My  cat!"), ("fine", "one two")]
+    clones = [agent.clone() for _ in given]
+    batch = agent.batchify([clone.observe(example(*each)) for clone, each in zip(clones, given, strict=True)])
+    pool = agent.training_candidates.of(batch, "batch", 0, 0.0)
+    texts = [[pool.texts[number] for number in pool.row(context)] for context in range(4)]
+    assert texts == [["my cat", "one two"], ["blue six", "one two"], ["blue six", "My  cat!", "one two"],
+                     ["my cat", "blue six", "My  cat!", "one two"]]  # fmt: skip
+    assert [pool.texts[pool.index[row, label]] for row, label in enumerate(pool.labels)] == [text for _, text in given]
+    scores = agent.score_candidates(batch, pool)
+    assert (scores == -torch.inf).equal(pool.index < 0)
+    whole = agent.score_candidates(batch, agent.candidate_source.of(batch, "batch", training=True))
+    if name != "uni":  # its scores depend on which candidates there are
+        torch.testing.assert_close(scores[pool.index >= 0], whole[pool.index >= 0], atol=1e-5, rtol=1e-5)
+    taught = TrainingBatch(batch.tokens, pad(pool.ids), pool.index, pool.labels)
+    result = training.step(agent.ranker_module, agent.training_options, taught)
+    assert result.loss.isfinite().all()
+    if name != "ed2lm":  # its loss is another one
+        expected = cross_entropy(result.scores, pool.labels, reduction="none")
+        torch.testing.assert_close(result.loss, expected)
+
+
+def test_all_labels_of_an_example_are_right_and_none_of_them_is_a_negative(options):
+    agent = make(options, "bi", candidates="inline")
+    message = example("any pets", "my cat", ["no", "my cat", "A dog.", "a dog", "six"])
+    message.force_set("labels", ["my cat", "a dog"])
+    pool = agent.training_candidates.of(agent.batchify([agent.clone().observe(message)]), "inline", 0, 0.0)
+    kept = [pool.texts[number] for number in pool.row(0)]
+    assert kept in (["no", "my cat", "six"], ["no", "a dog", "six"])  # training draws one of the labels
+
+
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_a_batch_without_such_responses_stays_as_it_is(options, negatives):
+    agent = make(options, "bi", negatives=negatives)
+    batch = agent.batchify([agent.clone().observe(example(f"{w} hi", w)) for w in WORDS[:7]])
+    pool = agent.training_candidates.of(batch, "batch", 0, 0.0)
+    assert pool.index is None if not negatives else (pool.index >= 0).all() and pool.index.shape == (7, 3)

@@ -1,5 +1,10 @@
 """Hard negatives: mined, read from a file, and trained against."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from parlai.scripts.train_model import TrainModel
 
@@ -51,6 +56,73 @@ def test_killed_mining_goes_on_where_it_was(trained, tmp_path, monkeypatch):
     assert not (tmp_path / "killed.part").exists()
 
 
+def test_mining_that_is_killed_goes_on_with_its_own_examples_only(trained, tmp_path):
+    model, path = poly_agents.load(trained["bi"], "float32"), tmp_path / "mined"
+    negatives.mine(str(path), model, EXAMPLES, 3, -1000.0)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    other = json.loads(lines[5]) | {"context": "another one"}
+    for harmed in (
+        b"".join(lines[:5]) + negatives.json_line(other) + lines[6],  # the data has changed since
+        b"".join(lines[:4]) + lines[4][:9] + b"\x00\xff\n" + lines[5],  # the disk was full for a moment
+        b"\xff\xfe" + lines[0],
+        b"",
+    ):
+        Path(f"{path}.part").write_bytes(harmed)
+        negatives.mine(str(path), model, EXAMPLES, 3, -1000.0)
+        assert path.read_bytes() == whole
+
+
+def test_two_do_not_mine_into_one_file(trained, tmp_path):
+    code = "import sys; from pathlib import Path; from poly_agents.files.atomic import only_writer\n"
+    code += "with only_writer(Path(sys.argv[1])): print('mining', flush=True); sys.stdin.read()"
+    path = str(tmp_path / "mined")
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "mining\n"
+    with pytest.raises(ValueError, match="mined is being written by another process"):
+        negatives.mine(path, poly_agents.load(trained["bi"]), EXAMPLES, 3, 0.0)
+    other.communicate("")
+    negatives.mine(path, poly_agents.load(trained["bi"]), EXAMPLES, 3, -1000.0)
+    assert len(negatives.read(path)) == len(EXAMPLES)
+    with pytest.raises(ValueError, match="is a folder, and a file would take its place"):
+        negatives.mine(str(tmp_path), poly_agents.load(trained["bi"]), EXAMPLES, 3, 0.0)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\ufeff"])
+def test_a_mined_file_is_read_back_whatever_is_in_its_texts(trained, tmp_path, mark):
+    examples = [ResponseExample(f"one{mark}two", f"cat{mark}dog", None), *EXAMPLES[:4]]
+    path = str(tmp_path / "mined")
+    negatives.mine(path, poly_agents.load(trained["bi"]), examples, 9, -1000.0)
+    found = negatives.read(path)
+    assert list(found) == [(each.context, each.response) for each in examples]
+    assert sum(f"cat{mark}dog" in row for row in found.values()) == 4
+
+
+def test_no_right_response_of_a_context_and_no_near_copy_of_one_is_its_negative(trained, tmp_path):
+    texts = ["my cat", "My cat!", " my  cat ", "a dog", "A dog.", "blue", "six", "fine thanks", "Fine, thanks"]
+    examples = [
+        ResponseExample("any pets", "my cat", None),
+        ResponseExample("any pets", "a dog", None),
+        ResponseExample("Any pets?", "six", None, ["fine thanks"]),
+        *(ResponseExample(f"context {number}", text, None) for number, text in enumerate(texts)),
+    ]
+    path = str(tmp_path / "mined")
+    negatives.mine(path, poly_agents.load(trained["bi"]), examples, 20, -1000.0)
+    found = negatives.read(path)
+    for response in ("my cat", "a dog"):
+        assert found["any pets", response] == ["blue"]
+    assert found["Any pets?", "six"] == ["blue"]
+    assert set(found["context 3", "a dog"]) == set(map(str.strip, texts)) - {"a dog", "A dog."}
+    rows = [
+        {"context": "any pets", "response": "my cat", "negatives": ["A DOG", "blue", "My  cat."]},
+        {"context": "any pets", "response": "a dog", "negatives": ["my cat", "six"]},
+    ]
+    Path(path).write_text("\n".join(map(json.dumps, rows)))  # as others may have mined it
+    assert negatives.read(path) == {("any pets", "my cat"): ["blue"], ("any pets", "a dog"): ["six"]}
+
+
 def test_what_runs_once_per_candidate_does_not_mine(trained, tmp_path):
     with pytest.raises(ValueError, match="mine with a model that caches"):
         negatives.mine(str(tmp_path / "mined"), poly_agents.load(trained["cross"]), EXAMPLES, 3, 0.0)
@@ -68,6 +140,11 @@ def test_files_of_negatives_that_are_no_such_thing_are_refused(tmp_path):
     (tmp_path / "broken").write_text('{"context": "a", "response": "b", "negatives": []}\n{"context"')
     with pytest.raises(ValueError, match="broken, line 2"):
         negatives.read(str(tmp_path / "broken"))
+    pair = '{"context": "a", "response": "b", '
+    for row in (f'{pair}"negatives": "no"}}', f'{pair}"negatives": [null]}}', '{"context": 1}', "[" * 100_000):
+        (tmp_path / "broken").write_text(row)
+        with pytest.raises(ValueError, match="broken, line 1: not an object with context, response, negatives"):
+            negatives.read(str(tmp_path / "broken"))
 
 
 def test_each_context_meets_its_own_negatives_once():

@@ -1,6 +1,7 @@
 """Parts of a training run in ParlAI: candidates for each batch, the number of updates, a progress bar."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,9 +16,10 @@ from poly_agents.agents.candidate_source import CandidateSource
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.pool import Pool
 from poly_agents.learning import schedule
-from poly_agents.learning.negatives import HardNegatives
+from poly_agents.learning.negatives import HardNegatives, context_key
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.learning.training import TrainingOptions
+from poly_agents.text.near import near_key
 from poly_agents.text.turns import ResponseExample
 
 
@@ -60,7 +62,16 @@ class TrainingCandidates:
             own = self._mined(batch, epochs)
             texts = [text for rows in processes.all_gather(own) for row in rows for text in row]
             pool = pools.add(pool, texts, self.candidate_source.model.candidate_ids(texts), own)
-        return pool
+        return pools.without_right(pool, self._right(batch))
+
+    @staticmethod
+    def _right(batch) -> list[set[str]]:
+        """Return the keys of the right responses of each context, from all examples of the batch that have it."""
+        own = [(context_key(example.context), {near_key(text) for text in example.right}) for example in batch.examples]
+        right: dict[bytes, set[str]] = defaultdict(set)
+        for context, keys in (pair for part in processes.all_gather(own) for pair in part):
+            right[context] |= keys
+        return [right[context] for context, _ in own]
 
     def _mined(self, batch, epochs: float) -> list[list[str]]:
         """Return the hard negatives of each example."""

@@ -1,12 +1,14 @@
 """Choose which candidates each context of a batch is scored against. Texts that are equal are one candidate."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from poly_agents.encoders.states import padded_index
+from poly_agents.text.near import near_key
 
 
 class Pool(NamedTuple):
@@ -127,6 +129,32 @@ def add(pool: Pool, texts: Sequence[str], ids: Sequence[Sequence[int]], own: Seq
     texts, ids, numbers = _distinct([*pool.texts, *texts], [*pool.ids, *ids])
     rows = [_unique([*pool.row(number), *(numbers[_key(text)] for text in new)]) for number, new in enumerate(own)]
     return Pool(texts, ids, padded_index(rows), pool.labels)
+
+
+def without_right(pool: Pool, right: Sequence[Collection[str]]) -> Pool:
+    """Take from each context the candidates that are right too, and near copies of them. It keeps its label.
+
+    Args:
+        pool: candidates, with a label for each of B contexts.
+        right: for each context the `near_key` of all its right responses.
+
+    Returns:
+        A pool with the same columns, whose index is -1 where a candidate was taken.
+
+    >>> pool = shared(["yes", "Yes!", "no"], [[1], [2], [3]], ["yes", "Yes!", "no"])
+    >>> without_right(pool, [{"yes"}, {"yes"}, {"no"}]).index.tolist()
+    [[0, -1, 2], [-1, 1, 2], [0, 1, 2]]
+    """
+    copies: dict[str, set[int]] = defaultdict(set)  # key -> numbers of near copies
+    for number, text in enumerate(pool.texts):
+        copies[near_key(text)].add(number)
+    before = torch.arange(len(pool.texts)).unsqueeze(0) if pool.index is None else pool.index
+    before = before.expand(len(right), -1)  # [B, C]
+    index = before.clone()
+    for row, label, keys in zip(index, pool.labels.tolist(), right, strict=True):
+        for number in set().union(*(copies.get(key, ()) for key in keys)) - {int(row[label])}:
+            row[row == number] = -1
+    return pool if index.equal(before) else pool._replace(index=index)
 
 
 def common(pool: Pool, pools: Sequence[Pool]) -> Pool:

@@ -106,6 +106,16 @@ def padded_index(rows: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=-1)
 
 
+def is_shared(index: Tensor, count: int) -> bool:
+    """Tell whether an index [G, C] has all `count` candidates in order, but for those that are missing in some rows.
+
+    >>> is_shared(torch.tensor([[0, 1, 2], [0, -1, 2]]), 3), is_shared(torch.tensor([[0, 2, 1]]), 3)
+    (True, False)
+    """
+    whole = torch.arange(count, device=index.device)
+    return index.shape[1] == count and bool(((index == whole) | (index < 0)).all())
+
+
 def take_rows(encoded: Any, index: Tensor | None) -> Any:
     """Pick rows of encoded candidates for each context.
 

@@ -1,12 +1,18 @@
 """Mine hard negatives: wrong responses that a model scores high.
 
+A response is wrong for a context if no example has it as a right response of the same context, and if it is no near
+copy of one: something else than case, spaces and punctuation is different.
+
 They are kept in a file of JSON lines, `{"context": ..., "response": ..., "negatives": [...]}`, hardest first. Its first
 line says how they were mined.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +21,13 @@ from tqdm import tqdm
 
 from poly_agents import processes, zoo
 from poly_agents.errors import InputError
-from poly_agents.files.atomic import replace
-from poly_agents.files.lines import bounded
+from poly_agents.files.atomic import check_replaceable, only_writer, replace
+from poly_agents.files.digests import text_digest
+from poly_agents.files.lines import bounded, json_line
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import TextRanker
+from poly_agents.text import given
+from poly_agents.text.near import near_key
 from poly_agents.text.turns import ResponseExample
 
 CONTEXTS = 64  # scored at a time
@@ -90,8 +99,10 @@ def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], coun
         margin: how far below the right response a negative has to score.
 
     Raises:
-        ValueError: the model runs once for each candidate, so mining would take days.
+        ValueError: the model runs once for each candidate, so mining would take days; or another process is mining
+            into the same file.
     """
+    check_replaceable(Path(path))
     if not model.ranker.can_cache(model.ranker.options):
         raise InputError(
             f"{type(model.ranker).__name__} runs once per candidate: mining {len(examples)} contexts with it would "
@@ -105,59 +116,101 @@ def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], coun
         "margin": margin,
     }
     part = Path(f"{path}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    done = resume(part, mined_with)
-    with part.open("a", encoding="utf-8") as file:
-        lines = search(model, examples[done:], responses, ids, count, margin)
-        for line in tqdm(lines, total=len(examples), initial=done, unit="ex", desc="mining", disable=None):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    replace(path, lambda beside: part.rename(beside))
+    with only_writer(Path(path)):
+        done = resume(part, json_line({"mined_with": mined_with}), examples)
+        with part.open("ab") as file:
+            lines = search(model, examples, done, responses, ids, count, margin)
+            for line in tqdm(lines, total=len(examples), initial=done, unit="ex", desc="mining", disable=None):
+                file.write(json_line(line))
+        replace(path, lambda beside: part.rename(beside))
 
 
-def resume(part: Path, mined_with: dict[str, Any]) -> int:
-    """Return how many examples a killed run has mined. The file is cut to whole lines, or started if it is of others.
+def resume(part: Path, header: bytes, examples: Sequence[ResponseExample]) -> int:
+    """Return how many examples a killed run has mined. Its file is cut after their lines, or started.
 
     Args:
         part: the unfinished file.
-        mined_with: the content of its first line.
+        header: its first line. A file with another one is of another run.
+        examples: all of them, in order.
     """
-    header = json.dumps({"mined_with": mined_with}) + "\n"
-    whole: list[bytes] = []
+    done = kept = 0
     if part.exists():
-        with part.open("rb") as file:
-            whole = [line for line in bounded(file, part) if line.endswith(b"\n")]
-    if whole[:1] != [header.encode()]:
-        whole = [header.encode()]
-    part.write_bytes(b"".join(whole))
-    return len(whole) - 1
+        with part.open("rb") as file, suppress(InputError):
+            lines = bounded(file, part)
+            if next(lines, None) == header:
+                kept = len(header)
+                for line, example in zip(lines, examples, strict=False):
+                    if not is_line_of(line, example):
+                        break
+                    kept, done = kept + len(line), done + 1
+    if kept:
+        os.truncate(part, kept)
+    else:
+        part.write_bytes(header)
+    return done
+
+
+def is_line_of(line: bytes, example: ResponseExample) -> bool:
+    """Tell whether a line is whole, and holds the negatives of an example."""
+    try:
+        row = json.loads(line)
+        return line.endswith(b"\n") and (row["context"], row["response"]) == (example.context, example.response)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def search(
     model: TextRanker,
     examples: Sequence[ResponseExample],
+    done: int,
     responses: Sequence[str],
     ids: Sequence[Sequence[int]],
     count: int,
     margin: float,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the line of each example. `responses` are those of all examples, `ids` their bare ids."""
+    """Yield the lines of the examples after the first `done`.
+
+    `responses` are those of all examples, `ids` their bare ids.
+    """
     encoded = model.ranker.encode_ids(ids, progress=True)
-    columns = {text: column for column, text in enumerate(responses)}
-    for start in range(0, len(examples), CONTEXTS):
+    places = {text: place for place, text in enumerate(responses)}
+    copies: dict[str, list[int]] = defaultdict(list)  # key -> places of near copies
+    for text, place in places.items():
+        copies[near_key(text)].append(place)
+    right = right_responses((each.context, text) for each in examples for text in (each.response, *each.others))
+    for start in range(done, len(examples), CONTEXTS):
         part = examples[start : start + CONTEXTS]
         scores = model.ranker.score_ids(model.context_ids([example.context for example in part]), encoded)  # [B, N]
-        labels = [[columns[example.response.strip()]] for example in part]
-        label = torch.tensor(labels, device=scores.device)  # [B, 1]
-        limit = scores.gather(1, label) - margin
-        scores = scores.scatter(1, label, -torch.inf)
+        labels = [[places[example.response.strip()]] for example in part]
+        limit = scores.gather(1, torch.tensor(labels, device=scores.device)) - margin  # [B, 1]
+        for row, example in zip(scores, part, strict=True):
+            row[[place for key in right[context_key(example.context)] for place in copies.get(key, ())]] = -torch.inf
         best = scores.masked_fill(scores > limit, -torch.inf).topk(min(count, len(responses)))
         for example, values, order in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
             hard = [responses[n] for n, value in zip(order, values, strict=True) if value > -torch.inf]
             yield {"context": example.context, "response": example.response, "negatives": hard}
 
 
+def right_responses(pairs: Iterable[tuple[str, str]]) -> Mapping[bytes, set[str]]:
+    """Return the keys of all right responses of each context, by the key of the context.
+
+    >>> right = right_responses([("any pets?", "Yes!"), ("Any pets?", "a dog"), ("hi", "hello")])
+    >>> sorted(right[context_key("any pets?")])
+    ['adog', 'yes']
+    """
+    right: dict[bytes, set[str]] = defaultdict(set)
+    for context, response in pairs:
+        right[context_key(context)].add(near_key(response))
+    return right
+
+
+def context_key(context: str) -> bytes:
+    """Return what stands for a context: near copies of one have the same key."""
+    return text_digest(near_key(context), 8)
+
+
 def read(path: str) -> dict[tuple[str, str], list[str]]:
-    """Read a file of hard negatives: (context, response) -> negatives.
+    """Read a file of hard negatives: (context, response) -> negatives. Right responses of the context are left out.
 
     Raises:
         ValueError: there is no such file, it holds no negatives, or a line is broken. The message names the line.
@@ -170,11 +223,16 @@ def read(path: str) -> dict[tuple[str, str], list[str]]:
             try:
                 row = json.loads(line)
                 if "mined_with" not in row:
-                    negatives[row["context"], row["response"]] = list(row["negatives"])
-            except (ValueError, KeyError, TypeError) as error:
+                    pair = given.text(row["context"], "context"), given.text(row["response"], "response")
+                    negatives[pair] = given.texts(row["negatives"], "negative")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise InputError(
                     f"{path}, line {number}: not an object with context, response, negatives ({error})"
                 ) from error
     if not negatives:
         raise InputError(f"{path} holds no negatives; make it with parlai poly_mine")
-    return negatives
+    right = right_responses(negatives)
+    return {
+        (context, response): [text for text in row if near_key(text) not in right[context_key(context)]]
+        for (context, response), row in negatives.items()
+    }

@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from poly_agents.encoders.backbone import Backbone
-from poly_agents.encoders.states import chain, take_rows
+from poly_agents.encoders.states import chain, is_shared, take_rows, tensors
 from poly_agents.errors import InputError
 from poly_agents.files.checkpoint import Weights
 from poly_agents.scoring.finite import check_finite
@@ -187,7 +187,9 @@ class Ranker(nn.Module, ABC):
 
         The score is minus infinity where the index is -1.
         """
-        scores = self.score(contexts, take_rows(encoded, index))
+        # Candidates that all contexts share but for a few are not copied for each context.
+        shares = index is not None and not self.depends_on_pool and is_shared(index, len(next(iter(tensors(encoded)))))
+        scores = self.score(contexts, take_rows(encoded, None if shares else index))
         return scores if index is None else scores.masked_fill(index < 0, -torch.inf)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ def response_examples(opt, split: str) -> Iterator[ResponseExample]:
                 history.append(message["text"])
             if labels:
                 candidates = list(message.get("label_candidates") or ()) or None
-                yield ResponseExample("\n".join(history), labels[0], candidates)
+                yield ResponseExample("\n".join(history), labels[0], candidates, labels[1:])
                 history.append(labels[0])
             if message.get("episode_done"):
                 history.clear()
