@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def test_chats_and_data_are_shown(environment, model):
     said = "hello how are you\nwhat is your name\n[EXIT]\n"
     chat = environment.parlai("interactive", "-mf", model, "--show-candidates", "2", *quiet, input=said)
     assert chat.count("[Poly]") == 2
+    assert "hello how are you\n" in chat and "what is your name\n" in chat  # a chat that is piped in shows both sides
     with_task = environment.parlai("interactive", "-mf", model, "-t", "poly_agents:chitchat", *quiet, input=said)
     assert with_task.count("[Poly]") == 2
     pool = environment.folder / "pool.txt"
@@ -176,6 +178,13 @@ def test_interactive_web_answers_with_scores(environment, model, tmp_path):
         lines = reply["text"].split("\n")
         assert lines[0] in ("fine thanks", "my cat") and len(lines) == 3
         assert len(reply["candidate_scores"]) == 2
+        page = urllib.request.urlopen(f"http://localhost:{port}/", timeout=20).read().decode()
+        assert "<title>Chat</title>" in page and "//" not in page  # no address of another host
+        for path, body in (("/nothing", None), ("/nothing", b"hello"), ("/interact/", b"hello")):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://localhost:{port}{path}", data=body, timeout=20)
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(f"http://localhost:{port}/interact", data=b"\xff", timeout=20)
     finally:
         server.kill()
         server.wait()

@@ -19,6 +19,9 @@ PATCHES = {
     "parlai.scripts.train_model": ("training", "patch_loop"),
     "parlai.utils.distributed": ("distributed", "patch_distributed"),
     "parlai.utils.fsdp": ("distributed", "patch_join"),
+    "parlai.scripts.vacuum": ("vacuum", "patch_vacuum"),
+    "parlai.scripts.interactive_web": ("chats", "patch_web"),
+    "parlai.agents.local_human.local_human": ("chats", "patch_human"),
     "parlai.scripts.multiprocessing_train": ("distributed", "patch_training"),
     "parlai.scripts.multiprocessing_eval": ("distributed", "patch_evaluation"),
 }

@@ -116,11 +116,14 @@ def patch_loop(script) -> None:
     own_worlds, own_run = script.load_eval_worlds, loop._run_eval
 
     def load_eval_worlds(agent, opt, datatype):
-        try:
+        if datatype != "test":
             return own_worlds(agent, opt, datatype)
+        try:
+            worlds = own_worlds(agent, opt, datatype)
+            for world in worlds:
+                world.num_examples()  # a stream is read for it
+            return worlds
         except (OSError, ValueError, RuntimeError) as error:
-            if datatype != "test":
-                raise
             script.logging.warning(f"the final evaluation on test is left out: {error}")
             return []
 
