@@ -139,6 +139,7 @@ def check_training(opt) -> None:
     if opt.get("precision") == "float16":
         raise InputError("--precision float16 is for inference; train with bfloat16 or float32")
     if "validation_max_exs" in opt:  # the options are those of train_model
+        EvaluationOptions.of(opt)  # refuses what is wrong there before any data is read
         check_validation(opt)
 
 
