@@ -1,20 +1,23 @@
 """Write the ranks of every evaluated context to a file, as JSON lines."""
 
-import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from poly_agents import processes
+from poly_agents.errors import InputError
+from poly_agents.files.atomic import check_replaceable, only_writer
+from poly_agents.files.lines import json_line
 
 
 class RanksFile:
     """A file of JSON lines that appears when a task is finished. Until then the lines are in FILE.part.
 
     The lines of a later task are appended. If there are several processes, each writes a file of its own: FILE.0,
-    FILE.1, ...
+    FILE.1, ... Another evaluation that writes the same file at the same time is refused.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -28,22 +31,30 @@ class RanksFile:
     def __init__(self, path: str):
         self.path = Path(path if processes.count() == 1 else f"{path}.{processes.rank()}")
         self.part = Path(f"{self.path}.part")
-        self.finished_before = False  # a task of this run is in the file already
-        self.file: TextIO | None = None
+        self.finished: os.stat_result | None = None  # the file of the tasks of this run that are finished
+        self.file: IO[bytes] | None = None
+        self.held = ExitStack()  # the open file and its lock
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append rows and flush them, so that a killed run leaves whole lines only."""
+        """Append rows and flush them, so that a killed run leaves whole lines only.
+
+        Raises:
+            ValueError: another process writes this file, or has replaced it, or it is something else than a file.
+        """
         if self.file is None:
-            self.file = self._open_part()
-        self.file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            check_replaceable(self.path)
+            self.held.enter_context(only_writer(self.path))
+            self.file = self.held.enter_context(self._open_part())
+        self.file.write(b"".join(map(json_line, rows)))
         self.file.flush()
 
-    def _open_part(self) -> TextIO:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.finished_before:
-            return self.part.open("w", encoding="utf-8")
+    def _open_part(self) -> IO[bytes]:
+        if self.finished is None:
+            return self.part.open("wb")
+        if not self.path.exists() or not os.path.samestat(self.path.stat(), self.finished):
+            raise InputError(f"{self.path} was replaced while it was written; give each evaluation a file of its own")
         os.replace(self.path, self.part)
-        return self.part.open("a", encoding="utf-8")
+        return self.part.open("ab")
 
     def close(self) -> None:
         """Rename FILE.part to FILE. Nothing happens if nothing was written since the last time."""
@@ -51,7 +62,8 @@ class RanksFile:
             return
         self.file.close()
         os.replace(self.part, self.path)
-        self.file, self.finished_before = None, True
+        self.file, self.finished = None, self.path.stat()
+        self.held.close()
 
 
 def finite(score: float) -> float | None:
