@@ -43,17 +43,26 @@ def load(model_file: str, precision: str = "auto") -> "TextRanker":
     return TextRanker.load(local(model_file), precision)
 
 
-def start(agent: str, text_truncate: int = 360, label_truncate: int = 72, **options: Any) -> "TextRanker":
+def start(
+    agent: str,
+    text_truncate: int | None = None,
+    label_truncate: int | None = None,
+    persona_share: float = 0.5,
+    **options: Any,
+) -> "TextRanker":
     """Make a ranker over pretrained weights, not yet trained.
 
     Args:
         agent: the name of the ranker: bi, cross, early, ed2lm, late, mix, poly, uni.
-        text_truncate: tokens of a context that are kept, the newest ones.
-        label_truncate: tokens of a candidate that are kept, the first ones.
+        text_truncate: tokens of a context that are kept, the newest ones; None: 360 (`early`: 250), or as many as the
+            backbone has room for.
+        label_truncate: tokens of a candidate that are kept, the first ones; None: 72, or as many as it has room for.
+        persona_share: of the tokens of a context, what "your persona:" lines may take at most while turns are cut.
         options: those of the ranker, named as its flags: `backbone="intfloat/e5-small-v2"`, `poly_codes=16`.
 
     Raises:
-        ValueError: there is no such ranker or option, or an option or the checkpoint does not suit the ranker.
+        ValueError: there is no such ranker or option, an option or the checkpoint does not suit the ranker, or lengths
+            that are given need more positions than the backbone has.
 
     >>> import poly_agents
     >>> model = poly_agents.start("bi")  # doctest: +SKIP
@@ -62,4 +71,4 @@ def start(agent: str, text_truncate: int = 360, label_truncate: int = 72, **opti
     from poly_agents.models.textranker import TextRanker
 
     source = zoo.backbone(rankers.options_of(agent, options).source)
-    return TextRanker.start(agent, source, text_truncate, label_truncate, **options)
+    return TextRanker.start(agent, source, text_truncate, label_truncate, persona_share, **options)

@@ -11,9 +11,10 @@ from poly_agents.candidates.manifest import HEADER
 from poly_agents.candidates.search import SearchOptions
 from poly_agents.errors import InputError
 from poly_agents.learning.training import TrainingOptions
-from poly_agents.models.textranker import LABEL_TRUNCATE, TEXT_TRUNCATE
+from poly_agents.models.lengths import USUAL, Lengths
 from poly_agents.options import flag
 from poly_agents.scoring.ranker import Ranker
+from poly_agents.text.truncation import PERSONA_SHARE
 
 DEFAULTS = {
     "candidates": "batch",
@@ -23,8 +24,7 @@ DEFAULTS = {
     "weight_decay": 0.01,
     "gradient_clip": 1.0,
     "lr_scheduler": "linear",
-    "text_truncate": TEXT_TRUNCATE,
-    "label_truncate": LABEL_TRUNCATE,
+    **USUAL._asdict(),
     "validation_metric": "hits@1",
     "validation_metric_mode": "max",
     "validation_every_n_epochs": 0.5,
@@ -76,6 +76,18 @@ def add_ranker_arguments(parser, name: str, ranker: type[Ranker], partial_opt: d
     for options in (ranker.Options, TrainingOptions, SearchOptions, EvaluationOptions):
         options.add_to(group)
     ShowCandidates.add_to(group)
+    group.add_argument(
+        "--add-label-to-fixed-candidates",
+        type="bool",
+        default=False,
+        help="-ecands fixed: where the pool lacks the label of an example, rank the pool and the label",
+    )
+    group.add_argument(
+        "--persona-share",
+        type=float,
+        help="of the tokens of --text-truncate, what persona lines may take at most while turns are cut; 0: they are "
+        f"cut first; default: as the model file says, or else {PERSONA_SHARE}",
+    )
     parser.set_defaults(**DEFAULTS | ranker.defaults)
     if partial_opt and ("num_epochs" in partial_opt or "report_filename" in partial_opt):
         parser.set_defaults(batchsize=64)  # for train_model and eval_model; a chat has one dialogue at a time
@@ -85,6 +97,12 @@ def is_training(opt) -> bool:
     """Tell whether weights are trained under these options."""
     datatype = opt.get("datatype", "")
     return "train" in datatype and "evalmode" not in datatype and not opt.get("interactive_mode")
+
+
+def given_lengths(opt) -> set[str]:
+    """Return which of `text_truncate` and `label_truncate` the user gave, and not a default or a model file."""
+    given = opt.get("override", {})
+    return set(Lengths._fields) if "truncate" in given else {name for name in Lengths._fields if name in given}
 
 
 def apply_truncate(opt) -> None:
@@ -97,6 +115,8 @@ def apply_truncate(opt) -> None:
 def check(opt, ranker: type[Ranker]) -> None:
     """Refuse options that cannot work, before anything is loaded. Raises ValueError, naming the flag."""
     check_numbers(opt)
+    if opt.get("add_label_to_fixed_candidates") and opt.get("submission"):
+        raise InputError("--submission names candidates by their ids, and --add-label-to-fixed-candidates gives no id")
     if opt.get("fp16"):
         raise InputError("--fp16 is ParlAI's own; give --precision bfloat16 or float16")
     can_cache = ranker.can_cache(ranker.Options.of(opt))

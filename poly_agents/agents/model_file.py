@@ -9,17 +9,19 @@ from parlai.core.build_data import modelzoo_path
 from parlai.utils import logging
 
 from poly_agents import zoo
-from poly_agents.agents.arguments import is_training
+from poly_agents.agents.arguments import given_lengths, is_training
 from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.errors import InputError
 from poly_agents.files import atomic, checkpoint
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.models import building, opening
+from poly_agents.models.lengths import Lengths, fit
 from poly_agents.models.textranker import TextRanker
 from poly_agents.options import flag
 from poly_agents.pretrained import parlai_weights
 from poly_agents.rankers import agent_of
 from poly_agents.scoring.ranker import Ranker
+from poly_agents.text.truncation import PERSONA_SHARE, check_share, share_of
 
 
 def local(path: str, datapath: str | None = None) -> str:
@@ -34,8 +36,10 @@ def local(path: str, datapath: str | None = None) -> str:
     return zoo.local(path, datapath)
 
 
-def take_options_of_parlai(opt, agent: str, start: str | None, is_finetune: bool) -> None:
-    """Take the options of a model that ParlAI's own rankers saved, where the command line gives no others.
+def take_options(opt, agent: str, start: str | None, is_finetune: bool) -> None:
+    """Take what a model file says of its options, where the command line gives no others.
+
+    The share of persona lines is that of the file to start from. Of a model that ParlAI's own rankers saved it is all.
 
     Args:
         opt: changed in place.
@@ -46,9 +50,12 @@ def take_options_of_parlai(opt, agent: str, start: str | None, is_finetune: bool
     Raises:
         ValueError: it is a model of another agent, or would be overwritten by training.
     """
+    header = opening.read_header(start) if start else {"persona_share": PERSONA_SHARE}
+    if opt.get("persona_share") is None:
+        opt["persona_share"] = share_of(header)
+    check_share(opt["persona_share"])
     if not start or not parlai_weights.owns(start):
         return
-    header = opening.read_header(start)
     if header["agent"] != agent:
         raise InputError(f"{start} is a {header['parlai']} of ParlAI: give -m poly_agents/{header['agent']}")
     if not is_finetune and is_training(opt):
@@ -71,8 +78,11 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
         start: the model file that will be loaded, or None.
         use_cuda: whether it will run on a GPU.
 
+    Returns:
+        The ranker. In `opt`, lengths that nobody gave are taken down to what its encoder has positions for.
+
     Raises:
-        ValueError: the encoder has too few positions, or the options do not suit it.
+        ValueError: the encoder has too few positions for the lengths that are given, or the options do not suit it.
     """
     options, device = kind.Options.of(opt), "cuda" if use_cuda else "cpu"
     text, label = opt["text_truncate"], opt["label_truncate"]
@@ -82,16 +92,11 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
             saved = opening.read_weights(start).header
             options = options.fill_open(saved["options"])
             header = saved | {"agent": agent_of(kind), "options": vars(options), "label_truncate": label}
-            model = building.blank(header, dictionary.words, device, for_training=is_training(opt))
+            model = building.blank(header, dictionary.words, device, is_training(opt), start)
         else:
             source = zoo.backbone(options.source)
             model = building.start(agent_of(kind), options, source, dictionary.words, device, label)
-    needed, positions = model.positions_needed(text, label), model.context_encoder.positions
-    if needed > positions:
-        raise InputError(
-            f"--text-truncate {text} and --label-truncate {label} need {needed} positions with the special tokens, "
-            f"the encoder has {positions}; give smaller ones"
-        )
+    opt.update(fit(model, Lengths(text, label), given_lengths(opt))._asdict())
     logging.info(f"--precision {options.precision}: products in {model.context_encoder.dtype}")
     return model
 

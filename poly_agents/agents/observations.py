@@ -15,7 +15,7 @@ STATISTICS = ("original_length", "truncate_rate", "truncated_length")  # what Pa
 
 
 def set_context(obs: Message, history: History, truncate: int) -> None:
-    """Set the ids of the context, `text_vec`. Of a long one the newest are kept."""
+    """Set the ids of the context, `text_vec`. Of a long one the newest turns are kept, and persona lines."""
     if "text" not in obs:
         return
     if "text_vec" not in obs:
@@ -24,7 +24,8 @@ def set_context(obs: Message, history: History, truncate: int) -> None:
             return
         obs["full_text"] = text
         obs["text_vec"] = list(history.get_history_vec() or ())
-    _truncate(obs, "text_vec", "context", slice(-truncate, None))
+    text = obs.get("full_text") or obs["text"]
+    _truncate(obs, "text_vec", "context", lambda ids: history.cut(ids, text, truncate))
 
 
 def set_label(obs: Message, ids: Callable[[str], list[int]], truncate: int, draw: random.Random) -> None:
@@ -35,7 +36,7 @@ def set_label(obs: Message, ids: Callable[[str], list[int]], truncate: int, draw
         return
     label = draw.choice(labels) if field == "labels" and len(labels) > 1 else labels[0]
     obs[f"{field}_choice"], obs[f"{field}_vec"] = label, ids(label)
-    _truncate(obs, f"{field}_vec", "label", slice(truncate))
+    _truncate(obs, f"{field}_vec", "label", lambda kept: kept[:truncate])
 
 
 def set_candidates(obs: Message, ids: Callable[[str], list[int]], truncate: int) -> None:
@@ -106,12 +107,12 @@ def batchify(obs_batch: Sequence[Message], is_valid: Callable[[Message], bool], 
     )
 
 
-def _truncate(obs: Message, field: str, name: str, kept: slice) -> None:
+def _truncate(obs: Message, field: str, name: str, cut: Callable[[list[int]], list[int]]) -> None:
     """Truncate the ids of a field, and note how long they were and how much was cut off."""
     ids = list(obs[field])
-    obs.force_set(field, ids[kept])
-    cut = len(ids) - len(obs[field])
-    for statistic, value in zip(STATISTICS, (len(ids), cut > 0, cut), strict=True):
+    obs.force_set(field, cut(ids))
+    lost = len(ids) - len(obs[field])
+    for statistic, value in zip(STATISTICS, (len(ids), lost > 0, lost), strict=True):
         obs.force_set(f"{name}_{statistic}", value)
 
 

@@ -67,7 +67,7 @@ class RankerAgent(TorchRankerAgent):
 
     def __init__(self, opt, shared=None):
         if not shared:
-            model_file.take_options_of_parlai(opt, agent_of(self.ranker), *self._get_init_model(opt, None))
+            model_file.take_options(opt, agent_of(self.ranker), *self._get_init_model(opt, None))
             arguments.apply_truncate(opt)
             arguments.check(opt, self.ranker)
         self.examples_seen: Counter[str] = Counter()
@@ -93,6 +93,7 @@ class RankerAgent(TorchRankerAgent):
     def build_model(self) -> Ranker:
         start, _ = self._get_init_model(self.opt, None)
         model = model_file.build(self.ranker, self.opt, self.dict, start, self.use_cuda)
+        self.text_truncate, self.label_truncate = self.opt["text_truncate"], self.opt["label_truncate"]
         if not self.use_cuda:
             self.model_parallel = True  # ParlAI then leaves the device to DistributedDataParallel, as a CPU wants it
         return model
@@ -126,7 +127,8 @@ class RankerAgent(TorchRankerAgent):
     @property
     def text_ranker(self) -> TextRanker:
         """Return the model as plain Python uses it; both share their weights."""
-        return TextRanker(self.ranker_module, self.dict.words, self.text_truncate, self.label_truncate)
+        lengths = self.text_truncate, self.label_truncate, self.opt["persona_share"]
+        return TextRanker(self.ranker_module, self.dict.words, *lengths)
 
     def share(self):
         return super().share() | {"candidate_source": self.candidate_source, "evaluation": self.evaluation}

@@ -97,13 +97,15 @@ def write_readme(model: TextRanker, folder: Path, separator: str, use: str) -> N
         use: how to open the files, and how to make a score of them.
     """
     agent = model.header()["agent"]
+    share = model.persona_share
+    persona = f" Lines that begin with `your persona:` stay, up to {share:.0%} of the tokens." if share else ""
     text = f"""# A {agent} ranker of poly_agents
 
 {use}
 
 Join the turns of a context, oldest first, with {separator}. poly_agents keeps the last {model.text_truncate} tokens of
 a context and the first {model.label_truncate} of a candidate. Other libraries cut off the end of both, so shorten long
-contexts from the front.
+contexts from the front.{persona}
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
 

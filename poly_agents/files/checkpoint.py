@@ -161,7 +161,8 @@ def checksum(tensor: Tensor) -> int:
 
 def settings(header: dict[str, Any]) -> dict[str, Any]:
     """Return what a ParlAI `.opt` file says of a model besides its name: its options and the lengths of texts."""
-    return header["options"] | {key: header[key] for key in ("text_truncate", "label_truncate")}
+    lengths = ("text_truncate", "label_truncate", "persona_share")
+    return header["options"] | {key: header[key] for key in lengths if key in header}
 
 
 def examples_seen(model_file: str, task: str) -> int:

@@ -44,7 +44,9 @@ class Teacher:
                 f"--teacher-model {model_file}: its scores depend on the other candidates, so they cannot be kept for "
                 "a pair; teach with bi, poly, early, mix, late, ed2lm or cross"
             )
-        self.scores_file = ScoresFile(f"{model_file}.scores", f"{self.model.fingerprint} {self.model.text_truncate}")
+        share = f" {self.model.persona_share}" if self.model.persona_share else ""  # earlier versions had none
+        made_by = f"{self.model.fingerprint} {self.model.text_truncate}{share}"
+        self.scores_file = ScoresFile(f"{model_file}.scores", made_by)
 
     def scores(self, contexts: Sequence[str], texts: Sequence[str], index: Tensor | None) -> Tensor:
         """Score contexts against candidates. Only pairs that were never scored before are run.

@@ -1,7 +1,7 @@
 """A trained model in plain Python: texts in, ranked candidates out."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from poly_agents.candidates.store import Store
 from poly_agents.errors import InputError
 from poly_agents.files import atomic, checkpoint
 from poly_agents.files.regular import check_regular
-from poly_agents.models import building, opening
+from poly_agents.models import building, lengths, opening
 from poly_agents.models.prefetch import prefetch
 from poly_agents.models.ranking import (
     NOTHING,
@@ -29,15 +29,16 @@ from poly_agents.rankers import agent_of, options_of
 from poly_agents.scoring.finite import check_finite
 from poly_agents.scoring.ranker import Ranker, slices
 from poly_agents.scoring.ranks import check_top
+from poly_agents.text import given
 from poly_agents.text.tokenizer import Tokenizer
 from poly_agents.text.tokens import pad
+from poly_agents.text.truncation import PERSONA_SHARE, check_share, cut_context, persona_lines, share_of
 from poly_agents.text.turns import Dialogue, context_texts
 
 OTHER_STORE = (
     "the store was made by another model, or by this one in another precision or before it changed; make it again with "
     "this model"
 )
-TEXT_TRUNCATE, LABEL_TRUNCATE = 360, 72  # tokens of a context and of a candidate (Humeau et al. 2020)
 
 
 class TextRanker:
@@ -48,13 +49,22 @@ class TextRanker:
         tokenizer: text to ids.
         text_truncate: tokens of a context that are kept, the newest ones.
         label_truncate: tokens of a candidate that are kept, the first ones.
+        persona_share: of the tokens of a context, what persona lines may take while turns are cut.
     """
 
-    def __init__(self, ranker: Ranker, tokenizer: Tokenizer, text_truncate: int, label_truncate: int):
+    def __init__(
+        self,
+        ranker: Ranker,
+        tokenizer: Tokenizer,
+        text_truncate: int,
+        label_truncate: int,
+        persona_share: float = PERSONA_SHARE,
+    ):
         self.ranker = ranker
         self.tokenizer = tokenizer
         self.text_truncate = text_truncate
         self.label_truncate = label_truncate
+        self.persona_share = persona_share
         self._last = NOTHING
         self._fingerprint: tuple[Any, str] = None, ""  # what it depends on, and the fingerprint
 
@@ -67,8 +77,9 @@ class TextRanker:
         cls,
         agent: str,
         source: str | None = None,
-        text_truncate: int = TEXT_TRUNCATE,
-        label_truncate: int = LABEL_TRUNCATE,
+        text_truncate: int | None = None,
+        label_truncate: int | None = None,
+        persona_share: float = PERSONA_SHARE,
         **options: Any,
     ) -> "TextRanker":
         """Make a ranker over pretrained weights, not yet trained.
@@ -76,20 +87,25 @@ class TextRanker:
         Args:
             agent: the name of the ranker: bi, cross, early, ed2lm, late, mix, poly, uni.
             source: folder, HuggingFace name or model file to load from, if not what `options` names.
-            text_truncate: tokens of a context that are kept.
-            label_truncate: tokens of a candidate that are kept.
+            text_truncate: tokens of a context that are kept; None: 360 (`early`: 250), or as many as the backbone has
+                room for.
+            label_truncate: tokens of a candidate that are kept; None: 72, or as many as the backbone has room for.
+            persona_share: of the tokens of a context, what "your persona:" lines may take at most while turns are cut,
+                from 0 to 1.
             options: those of the ranker, named as its flags: `backbone="intfloat/e5-small-v2"`, `poly_codes=16`.
 
         Raises:
-            ValueError: there is no such ranker or option, or an option or the checkpoint does not suit the ranker.
+            ValueError: there is no such ranker or option, an option or the checkpoint does not suit the ranker, or
+                lengths that are given need more positions than the backbone has.
         """
-        given = options_of(agent, options)
-        source = source or given.source
+        chosen = options_of(agent, options)
+        source = source or chosen.source
         tokenizer = opening.pretrained_tokenizer(source)
         device = building.default_device()
-        ranker = building.start(agent, given, source, tokenizer, device)
+        ranker = building.start(agent, chosen, source, tokenizer, device)
         ranker.lower_precision()
-        return cls(ranker.to(device).eval(), tokenizer, text_truncate, label_truncate)
+        fitted = lengths.for_start(ranker, text_truncate, label_truncate)
+        return cls(ranker.to(device).eval(), tokenizer, *fitted, check_share(persona_share))
 
     @classmethod
     def load(cls, model_file: str, precision: str = "auto") -> "TextRanker":
@@ -104,13 +120,12 @@ class TextRanker:
             ValueError: a file is missing, damaged, or of another kind. The message names it.
         """
         opened = opening.open_model(model_file)
-        header = opened.header
-        return cls(
-            building.build(opened, precision), opened.tokenizer, header["text_truncate"], header["label_truncate"]
-        )
+        ranker = building.build(opened, precision)
+        return cls(ranker, opened.tokenizer, *lengths.of_header(ranker, opened.header), share_of(opened.header))
 
     def save(self, model_file: str, **extra: Any) -> None:
         """Write `model_file`, `.dict` and `.opt` for `load` and ParlAI's `-mf`. `extra` is put into the header."""
+        atomic.check_replaceable(Path(model_file))
         header = self.header() | extra
         self.tokenizer.save(f"{model_file}.dict")
         opt = {"model": f"poly_agents/{header['agent']}"} | checkpoint.settings(header)
@@ -139,6 +154,7 @@ class TextRanker:
             "backbone": self.ranker.context_encoder.config,
             "text_truncate": self.text_truncate,
             "label_truncate": self.label_truncate,
+            "persona_share": self.persona_share,
         }
 
     @property
@@ -200,12 +216,14 @@ class TextRanker:
         return pools.rankings(scores, top)
 
     def context_ids(self, contexts: Iterable[str | Dialogue]) -> list[list[int]]:
-        """Return the bare ids of contexts. Of long ones the newest turns are kept."""
-        return [ids[-self.text_truncate :] for ids in self.tokenizer.context_ids_of(context_texts(contexts))]
+        """Return the bare ids of contexts. Of long ones the newest turns are kept, and persona lines."""
+        texts, limit, share = context_texts(contexts), self.text_truncate, self.persona_share
+        rows = zip(texts, self.tokenizer.context_ids_of(texts), strict=True)
+        return [cut_context(ids, persona_lines(text), self.tokenizer.turn_id, limit, share) for text, ids in rows]
 
-    def candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
+    def candidate_ids(self, candidates: Iterable[str]) -> list[list[int]]:
         """Return the bare ids of candidates. Of long ones the beginning is kept."""
-        return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(candidates)]
+        return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(given.texts(candidates, "candidate"))]
 
     def encode(self, texts: Iterable[str]) -> Any:
         """Encode N candidates, given as any iterable of strings -> [N, ...].
@@ -270,6 +288,8 @@ class TextRanker:
         """
         if isinstance(within, Store):
             within = Search(within, SearchOptions())
+        if not hasattr(within, "best"):
+            raise InputError(f"within is a Store, or a Search of one; got {given.short(within)}")
         top = min(check_top(top), len(within.store))
         if within.store.fingerprint != self.fingerprint:
             raise InputError(OTHER_STORE)
