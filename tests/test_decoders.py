@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, T5EncoderModel
 
 import poly_agents
-from poly_agents.encoders.backbone import Backbone, is_causal
+from poly_agents.encoders.backbone import Backbone
+from poly_agents.encoders.loading import is_causal
 from tests.encoders import DECODERS, make_decoder
 from tests.sentence_models import CANDIDATES, CONTEXTS, PLAIN, scores
 

@@ -41,8 +41,6 @@ def build(agent: str, options: Mapping[str, Any], source: str, name: str, folder
             f"train_model -m poly_agents/{agent} --backbone {name}"
         )
     ranker.options = dataclasses.replace(ranker.options, backbone=name, precision="auto")
-    needed = ranker.positions_needed(model.text_truncate, model.label_truncate)
-    model.text_truncate -= max(0, needed - ranker.context_encoder.positions)
     model.save(str(folder / "model"))
 
 
@@ -70,9 +68,10 @@ def rewrite_options(folder: Path) -> None:
     Raises:
         ValueError: `model` is not a model file of this project, or `model.opt` holds no options.
     """
-    from poly_agents.models import opening
+    from poly_agents.models.headers import check_types
 
-    header = opening.read_header(str(folder / "model"))
+    header = checkpoint.read_header(str(folder / "model"))
+    check_types(header, str(folder / "model"))
     fetched = option_files.read(folder / "model.opt")
     kept = {name: fetched[name] for name in CHAT_OPTIONS if isinstance(fetched.get(name), bool | int)}
     options = {"model": f"poly_agents/{header['agent']}"} | kept | checkpoint.settings(header)

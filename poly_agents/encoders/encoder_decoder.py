@@ -12,7 +12,8 @@ from torch.nn.functional import linear, pad
 from torch.utils.checkpoint import checkpoint as recompute
 
 from poly_agents.encoders.attention import merge, split, weights
-from poly_agents.encoders.backbone import T5, UNLIMITED, Backbone, load_pretrained
+from poly_agents.encoders.backbone import UNLIMITED, Backbone
+from poly_agents.encoders.loading import T5, load_pretrained
 from poly_agents.encoders.precision import attention
 from poly_agents.encoders.states import TokenStates, budget_slices, token_budget
 from poly_agents.errors import InputError

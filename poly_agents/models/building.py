@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from poly_agents.encoders.backbone import Backbone, without_values
+from poly_agents.encoders.backbone import Backbone
+from poly_agents.encoders.loading import without_values
 from poly_agents.encoders.precision import choose_dtype
 from poly_agents.errors import InputError
 from poly_agents.models import opening
-from poly_agents.models.headers import built_from, check_options
+from poly_agents.models.headers import check_options, described, naming
 from poly_agents.models.opening import Opened
 from poly_agents.pretrained import parlai_transformer
 from poly_agents.rankers import ranker_class
@@ -58,13 +59,14 @@ def blank(
     Raises:
         ValueError: the header describes no model, or one that does not fit the tokenizer.
     """
-    with built_from(path), without_values():
+    with naming(path), without_values():
         kind = ranker_class(header["agent"])
         check_options(kind.Options, header["options"], path)
         options = kind.Options.of(header["options"])
         dtype = choose_dtype(options.precision, device)
         encoder = partial(kind.Encoder.blank, header["backbone"], dtype, torch.float32 if for_training else dtype)
-        ranker = kind(options, tokenizer.frame_for(options, header["label_truncate"]), encoder)
+        frame = tokenizer.frame_for(options, header["label_truncate"])
+        ranker = kind(options, frame, lambda: described(encoder, path))
         check_vocabulary(ranker.context_encoder, tokenizer, path)
     if not for_training:
         ranker.lower_precision()
@@ -119,8 +121,8 @@ def trained_encoder(kind: type[Backbone], model_file: str, dtype: torch.dtype) -
         ValueError: its weights are not those of such an encoder.
     """
     saved = opening.read_weights(model_file)
-    with built_from(model_file), without_values():
-        encoder = kind.blank(saved.header["backbone"], dtype)
+    with naming(model_file), without_values():
+        encoder = described(partial(kind.blank, saved.header["backbone"], dtype), model_file)
     prefix = "context_encoder.model."
     own = {f"{prefix}{name}": tensor for name, tensor in encoder.model.state_dict().items()}
     wrong = sorted(own.keys() ^ {name for name in saved.weights if name.startswith(prefix)})

@@ -8,14 +8,15 @@ import dataclasses
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
+from poly_agents.encoders.loading import first_line
 from poly_agents.errors import InputError, PolyAgentsError
-from poly_agents.options import Options
+from poly_agents.options import Options, has_type, kind_of
 
 LENGTHS = ("text_truncate", "label_truncate")
 LONGEST = 2**20  # tokens of a text
@@ -75,11 +76,8 @@ def check_options(kind: type[Options], values: Mapping[str, Any], path: str) -> 
         ValueError: one has not. The message names the file and the option.
     """
     for field in dataclasses.fields(kind):
-        usual = field.metadata["fallback"] if field.default is None else field.default
-        value = values.get(field.name, usual)
-        allowed = {float: (float, int)}.get(type(usual), type(usual))
-        if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(usual, bool)):
-            refuse(path, f"options.{field.name}", value, f"a {type(usual).__name__}")
+        if field.name in values and not has_type(field, values[field.name]):
+            refuse(path, f"options.{field.name}", values[field.name], f"a {kind_of(field).__name__}")
 
 
 def refuse(path: str, entry: str, value: Any, allowed: str) -> None:
@@ -102,14 +100,27 @@ def numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 @contextmanager
-def built_from(path: str) -> Iterator[None]:
-    """Name a model file in whatever goes wrong while the network that its header describes is built."""
+def naming(path: str) -> Iterator[None]:
+    """Name a model file in what is raised on purpose while a model is built from its header."""
     try:
         yield
-    except PolyAgentsError as error:
+    except InputError as error:
         if path in str(error):
             raise
         raise InputError(f"{path}: {error}") from error
+
+
+def described(build: Callable[[], Any], path: str) -> Any:
+    """Build the encoder that the header of a model file describes.
+
+    Raises:
+        ValueError: there is no such encoder. The message names the file.
+    """
+    try:
+        return build()
+    except PolyAgentsError:
+        raise
     except Exception as error:  # transformers raises what it likes for a configuration that makes no sense
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} is damaged: no network is as its header says ({reason}); restore the file") from error
+        raise InputError(
+            f"{path} is damaged: no encoder is as its header says ({first_line(error)}); restore the file"
+        ) from error
