@@ -12,6 +12,7 @@ import torch
 
 from poly_agents import load
 from poly_agents.candidates.manifest import Damaged
+from poly_agents.candidates.milvus import MilvusStore, parse_address
 from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.candidates.store import Store
 from poly_agents.text.tokens import pad
@@ -58,11 +59,18 @@ def test_two_processes_make_the_same_store(trained, tmp_path, monkeypatch):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_the_command_fills_a_milvus_collection(trained, pool, tmp_path):
+def test_the_processes_of_a_run_fill_a_milvus_collection_once(trained, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     where = f"milvus:{tmp_path / 'candidates.db'}#replies"
-    done = index(trained["bi"], pool, where)
+    done = index(trained["bi"], pool, where, processes=2)
     assert done.returncode == 0, done.stderr
-    assert f"300 candidates in {where}" in done.stdout
+    assert done.stdout.count(f"300 candidates in {where}") == 1
+    model = load(trained["bi"])
+    store = MilvusStore(parse_address(where), model.fingerprint)
+    assert sorted(store[row]["id"] for row in range(300)) == list(range(300))
+    for rows, vectors in store.vectors():
+        expected = model.encode([store.texts[row] for row in rows.tolist()]).float()
+        torch.testing.assert_close(vectors, expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("mode", ["exact", "certified"])

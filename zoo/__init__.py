@@ -15,10 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from poly_agents.errors import DownloadError, InputError
-from poly_agents.files.atomic import sha256, write_text
+from poly_agents.files.atomic import locked, sha256, write_text
 from poly_agents.options import nearest, unknown
 from poly_agents.zoo.catalogue import BACKBONES, ZOO, Entry
 from poly_agents.zoo.checks import MODEL_FILES
@@ -77,7 +75,7 @@ def fetch(name: str, datapath: str | Path, check: bool = False) -> Path:
     if model.is_file() and not check:
         return model
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock"), folder):
         noted = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
         if not model.is_file():
             _make(entry, folder, notes, noted)

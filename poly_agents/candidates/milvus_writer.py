@@ -7,16 +7,21 @@ it was. Unlike a store in files, a collection of another model is refused and no
 import json
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poly_agents import processes
 from poly_agents.candidates import milvus
 from poly_agents.candidates.milvus import Address, MilvusStore
+from poly_agents.candidates.vectors import check_finite
 from poly_agents.candidates.writer import Recipe
 from poly_agents.errors import InputError
+from poly_agents.files.lines import json_line
 
 LINE = 65_535  # bytes of a candidate as JSON, a limit of Milvus
 
@@ -29,10 +34,11 @@ def build(
     keep: bool = False,
     total: int | None = None,
     progress: bool = True,
-) -> MilvusStore:
+) -> MilvusStore | None:
     """Make a collection hold the given candidates and no others.
 
-    Memory holds a few batches, and about 100 bytes for each candidate to know which are stored.
+    Memory holds a few batches, and about 100 bytes for each candidate to know which are stored. With several processes
+    the first one reads and writes, and all of them encode.
 
     Args:
         address: the collection. It is made if it does not exist.
@@ -42,17 +48,23 @@ def build(
         total: number of candidates, for the progress bar.
         progress: show a progress bar.
 
+    Returns:
+        The collection, or None in every process but the first: an embedded database serves only one.
+
     Raises:
         ValueError: another model made the collection, a candidate is too long, or there are no candidates.
     """
+    if processes.rank() > 0:
+        processes.share_work(partial(encode, recipe))
+        return None
     if address.embedded:
         Path(address.uri).parent.mkdir(parents=True, exist_ok=True)
-    with closing(milvus.connect(address)) as client:
+    with processes.workers(), closing(milvus.connect(address)) as client:
         stored = stored_keys(client, address, recipe.fingerprint)
         given: set[int] = set()
         with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
             for part in milvus.batches(bar):
-                lines = {milvus.digest(line): line for line in (json.dumps(each, ensure_ascii=False) for each in part)}
+                lines = {milvus.digest(line): line for line in (json_line(each).decode()[:-1] for each in part)}
                 new = {key: line for key, line in lines.items() if key not in stored and key not in given}
                 given.update(lines)
                 if new:
@@ -83,12 +95,12 @@ def insert(client, address: Address, lines: dict[int, str], recipe: Recipe) -> N
                 f"{line[:80]}..."
             )
     texts = [json.loads(line)["text"] for line in lines.values()]
-    vectors = recipe.encode(texts)
-    if not isinstance(vectors, Tensor) or vectors.dim() != 2:
-        raise InputError(milvus.SINGLE)
+    share = -(-len(texts) // processes.count())
+    parts = [texts[start : start + share] for start in range(0, len(texts), share)]
+    vectors = torch.cat(processes.map_shared(partial(encode, recipe), parts))  # [N, D]
     if not client.has_collection(address.collection):
         create(client, address.collection, vectors.shape[1], recipe.fingerprint)
-    rows = zip(lines.items(), texts, vectors.float().cpu().numpy(), strict=True)
+    rows = zip(lines.items(), texts, vectors.numpy(), strict=True)
     client.upsert(
         address.collection,
         [
@@ -96,6 +108,15 @@ def insert(client, address: Address, lines: dict[int, str], recipe: Recipe) -> N
             for (key, line), text, vector in rows
         ],
     )
+
+
+def encode(recipe: Recipe, texts: list[str]) -> Tensor:
+    """Encode candidates, [N, D] float32. Raises ValueError if they have several vectors, or one that is not finite."""
+    vectors = recipe.encode(texts)
+    if not isinstance(vectors, Tensor) or vectors.dim() != 2:
+        raise InputError(milvus.SINGLE)
+    check_finite(vectors, texts)
+    return vectors.float().cpu()
 
 
 def create(client, collection: str, width: int, fingerprint: str) -> None:

@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from poly_agents.errors import DownloadError, InputError
 from poly_agents.files.archives import unpack
-from poly_agents.files.atomic import sha256, write_text
+from poly_agents.files.atomic import locked, sha256, write_text
 from poly_agents.files.transfer import Transfer, read_notes
 
 
@@ -146,7 +144,7 @@ def fetch(file: Download, folder: Path) -> Path:
     if _is_checked(file, path):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_hidden(path, "lock")):
+    with locked(_hidden(path, "lock"), path):
         if not _is_checked(file, path):
             if not path.is_file():
                 _download(file, path)
@@ -170,7 +168,7 @@ def fetch_archive(file: Download, folder: Path) -> Path:
     if is_unpacked():
         return content
     path = fetch(file, folder)
-    with FileLock(_hidden(path, "lock")):
+    with locked(_hidden(path, "lock"), path):
         if not is_unpacked():
             shutil.rmtree(content, ignore_errors=True)
             unpack(path, content, file.members, file.unpacked)

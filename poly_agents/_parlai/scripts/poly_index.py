@@ -65,4 +65,5 @@ class PolyIndex(ParlaiScript):
         address, recipe = milvus.parse_address(self.opt["out"]), Recipe(model.encode, model.fingerprint)
         candidates = read_candidates(self.opt["fixed_candidates_path"])
         store = milvus_writer.build(address, candidates, recipe, keep=self.opt["add"])
-        print(f"{len(store):,} candidates in {self.opt['out']}")
+        if store is not None:
+            print(f"{len(store):,} candidates in {self.opt['out']}")
