@@ -39,8 +39,12 @@ class Options:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             choices, value = field.metadata["choices"], getattr(self, field.name)
-            if choices and value not in choices and not (value is None and is_open(field)):
+            if value is None and is_open(field):
+                continue
+            if choices and value not in choices:
                 raise InputError(f"{flag(field.name)} must be one of {', '.join(choices)}, got {value!r}")
+            if not has_type(field, value):
+                raise InputError(f"{flag(field.name)} must be of type {kind_of(field).__name__}, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{flag(field.name)} must be a finite number, got {value}")
 
@@ -83,6 +87,17 @@ class Options:
 def is_open(field: dataclasses.Field) -> bool:
     """Tell whether an option is open by default."""
     return field.default is None
+
+
+def kind_of(field: dataclasses.Field) -> type:
+    """Return the type of an option: that of its default, or of its fallback if it is open."""
+    return type(field.metadata["fallback"] if is_open(field) else field.default)
+
+
+def has_type(field: dataclasses.Field, value: Any) -> bool:
+    """Tell whether a value has the type of an option. A whole number is a float too, True is no number."""
+    kind = kind_of(field)
+    return isinstance(value, (float, int) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
 def flag(name: str) -> str:

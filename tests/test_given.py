@@ -81,6 +81,7 @@ def test_what_is_no_text_is_refused_with_its_place(model, value):
         lambda: model.rank("hello", np.array([*TEXTS[:3], value], dtype=object)),
         lambda: model.rank(["hello"], [[*TEXTS[:3], value]]),
         lambda: model.encode(iter([*TEXTS[:3], value])),
+        lambda: model.candidate_ids([*TEXTS[:3], value]),
     ):
         with pytest.raises(InputError, match=r"^candidate 3 is "):
             call()
@@ -151,8 +152,9 @@ def test_more_than_there_are_are_all(model, tmp_path):
         (["red", {"text": None}], "^candidate 1 is None"),
         (["red", None], "^candidate 1 is None"),
         (["red", 5], "^candidate 1 is 5"),
-        (None, "candidates is a file, or a list of strings or dictionaries; got None"),
-        ({"text": "red"}, "candidates is a file, or a list of strings or dictionaries; got {"),
+        (Table(["one", "two"]), r"strings or dictionaries, got 2 dimensions \(Table\); give one column"),
+        (None, "candidates is a file, or a list of strings or dictionaries, got None"),
+        ({"text": "red"}, "candidates is a file, or a list of strings or dictionaries, got {"),
         ("no such file.txt", "there is no file of candidates 'no such file.txt'"),
         ("", "there is no file of candidates ''"),
     ],

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,35 @@ def test_no_reader_waits_for_a_pipe_or_a_device(read, tmp_path):
     for path in (str(tmp_path / "pipe"), "/dev/zero"):
         with pytest.raises(InputError, match="is a device, a pipe or a socket"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"dropout": "a"}, "--dropout must be of type float, got 'a'"),
+        ({"backbone": 5}, "--backbone must be of type str, got 5"),
+        ({"backbone": None}, "--backbone must be of type str, got None"),
+        ({"layers": True}, "--layers must be of type int, got True"),
+        ({"layers": 2.0}, "--layers must be of type int, got 2.0"),
+        ({"share_encoders": 1}, "--share-encoders must be of type bool, got 1"),
+    ],
+)
+def test_an_option_of_another_type_is_named(option, says):
+    with pytest.raises(InputError, match=says):
+        poly_agents.start("bi", **option)
+
+
+def test_a_path_is_a_backbone_too(tiny):
+    assert poly_agents.start("bi", backbone=Path(tiny)).ranker.options.backbone == tiny
+
+
+def test_nothing_is_written_where_a_model_cannot_be_saved(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = poly_agents.load(trained["bi"])
+    for path in ("", tmp_path, "."):
+        with pytest.raises(InputError, match="is a folder, and a file would take its place"):
+            model.save(path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_names_list_the_near_ones(tiny):

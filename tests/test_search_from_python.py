@@ -42,6 +42,12 @@ def test_a_store_of_another_model_width_or_precision_is_refused(made, trained, t
             model.search("hello", Store(folder), 3)
 
 
+@pytest.mark.parametrize("within", [None, "store", 5])
+def test_what_is_no_store_is_refused(made, within):
+    with pytest.raises(InputError, match="within is a Store, or a Search of one; got "):
+        made[0].search("hello", within)
+
+
 def test_a_store_dies_with_the_weights_that_made_it(trained, tmp_path):
     model = poly_agents.load(trained["bi"], "float32")
     store = model.index(tmp_path, TEXTS, progress=False)

@@ -23,6 +23,7 @@ LONGEST = 2**20  # tokens of a text
 SMALL = 2**16  # a size that is harmless whatever the weights are
 LAYERS = re.compile(r"(num_|n_)?(hidden_|decoder_|encoder_)?layers")
 SIZES = ("hidden_size", "d_model", "dim", "vocab_size", "intermediate_size", "d_ff", "hidden_dim", "embedding_size")
+HEADS = re.compile(r"(num_|n_)(attention_|key_value_|decoder_|encoder_)?heads?")
 NO_SIZES = re.compile(r".*(position|theta|window|n_ctx).*")  # numbers of a backbone that no weight need have as a size
 MOST = 2**24  # that such a number may be
 
@@ -42,7 +43,8 @@ def check_header(header: Mapping[str, Any], weights: Mapping[str, Tensor], path:
     check_types(header, path)
     largest = max((max(tensor.shape, default=1) for tensor in weights.values()), default=1)
     for entry, value in header["backbone"].items():
-        most = len(weights) if LAYERS.fullmatch(entry) else largest if entry in SIZES else None
+        is_size = entry in SIZES or HEADS.fullmatch(entry)
+        most = len(weights) if LAYERS.fullmatch(entry) else largest if is_size else None
         if most is not None and (type(value) is not int or not 1 <= value <= most):
             refuse(path, f"backbone.{entry}", value, f"a number from 1 to {most:,}, as the weights have it")
     for part in ("backbone", "options"):

@@ -1,6 +1,6 @@
 """Candidates as a program gives them -> distinct texts to encode -> rankings of what was given."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,13 +16,6 @@ class Ranked(NamedTuple):
     text: str
     score: float
     index: int  # place in the list that was given, counted from 0
-
-
-class Retrieved(NamedTuple):
-    """A candidate of a store and its score."""
-
-    candidate: dict[str, Any]  # its `text`, and whatever else it was stored with
-    score: float
 
 
 class Remembered(NamedTuple):
@@ -103,22 +96,3 @@ def candidate_texts(candidates: Iterable[str], of: str = "") -> list[str]:
     if not texts:
         raise InputError(f"there is nothing to rank: the list of candidates{of} is empty")
     return texts
-
-
-def stored_candidates(candidates: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield candidates as a store takes them: dictionaries with a `text`.
-
-    Raises:
-        ValueError: it is no list, or one of them has no text. The message names its place.
-
-    >>> list(stored_candidates(["yes", {"text": "no", "id": 7}]))
-    [{'text': 'yes'}, {'text': 'no', 'id': 7}]
-    """
-    if not given.is_list(candidates) or getattr(candidates, "ndim", 1) != 1:
-        raise InputError(f"candidates is a file, or a list of strings or dictionaries; got {given.short(candidates)}")
-    for place, candidate in enumerate(candidates):
-        if not isinstance(candidate, Mapping):
-            candidate = {"text": candidate}
-        if "text" not in candidate:
-            raise InputError(f"candidate {place} has no text: {given.short(dict(candidate))}; give it a field 'text'")
-        yield {**candidate, "text": given.text(candidate["text"], f"candidate {place}")}

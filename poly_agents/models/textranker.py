@@ -8,37 +8,22 @@ from typing import Any
 
 from poly_agents.candidates import writer
 from poly_agents.candidates.fingerprint import fingerprint
-from poly_agents.candidates.search import Search, SearchOptions
+from poly_agents.candidates.search import Search
 from poly_agents.candidates.store import Store
 from poly_agents.errors import InputError
 from poly_agents.files import atomic, checkpoint
 from poly_agents.files.regular import check_regular
 from poly_agents.models import building, lengths, opening
 from poly_agents.models.prefetch import prefetch
-from poly_agents.models.ranking import (
-    NOTHING,
-    Pools,
-    Ranked,
-    Remembered,
-    Retrieved,
-    candidate_texts,
-    pools_of,
-    stored_candidates,
-)
+from poly_agents.models.ranking import NOTHING, Pools, Ranked, Remembered, candidate_texts, pools_of
+from poly_agents.models.retrieval import Retrieved, retrieve, stored_candidates
 from poly_agents.rankers import agent_of, options_of
-from poly_agents.scoring.finite import check_finite
 from poly_agents.scoring.ranker import Ranker, slices
 from poly_agents.scoring.ranks import check_top
 from poly_agents.text import given
 from poly_agents.text.tokenizer import Tokenizer
-from poly_agents.text.tokens import pad
 from poly_agents.text.truncation import PERSONA_SHARE, check_share, cut_context, persona_lines, share_of
 from poly_agents.text.turns import Dialogue, context_texts
-
-OTHER_STORE = (
-    "the store was made by another model, or by this one in another precision or before it changed; make it again with "
-    "this model"
-)
 
 
 class TextRanker:
@@ -134,12 +119,9 @@ class TextRanker:
 
     @classmethod
     def convert(cls, source: str, model_file: str, name: str = "") -> "TextRanker":
-        """Write any model file, one of ParlAI's own too, in our format.
+        """Write any model file `source`, one of ParlAI's own too, in our format.
 
-        Args:
-            source: the model file to read.
-            model_file: the one to write.
-            name: where the weights are from, for the new header; `source` if empty.
+        The new header says that the weights are from `name`, or else from `source`.
         """
         model = cls.load(source, "float32")
         model.ranker.options = replace(model.ranker.options, backbone=name or source, precision="auto")
@@ -159,10 +141,7 @@ class TextRanker:
 
     @property
     def fingerprint(self) -> str:
-        """Return the fingerprint of everything a candidate's encoding depends on.
-
-        It is computed when it is first asked for, and again after a change.
-        """
+        """Return the fingerprint of all that a candidate's encoding depends on. It is computed again after a change."""
         depends_on = self.ranker.weights_version(), self.ranker.options, self.tokenizer, self.label_truncate
         if self._fingerprint[0] != depends_on:
             self._fingerprint = depends_on, fingerprint(self.ranker, self.tokenizer, self.label_truncate)
@@ -229,7 +208,7 @@ class TextRanker:
         """Encode N candidates, given as any iterable of strings -> [N, ...].
 
         They are encoded once as long as they and the weights stay the same. Several threads may call this. Raises
-        ValueError if there are none, or one is not a string. The message names its place.
+        ValueError as `rank` does.
         """
         return self._remembered(candidate_texts(texts))
 
@@ -286,14 +265,4 @@ class TextRanker:
         Raises:
             ValueError: another model made the store, the context is no text, or a score is not finite.
         """
-        if isinstance(within, Store):
-            within = Search(within, SearchOptions())
-        if not hasattr(within, "best"):
-            raise InputError(f"within is a Store, or a Search of one; got {given.short(within)}")
-        top = min(check_top(top), len(within.store))
-        if within.store.fingerprint != self.fingerprint:
-            raise InputError(OTHER_STORE)
-        best = within.best(self.ranker, pad(self.context_ids([context])), top)
-        rows, scores = best.rows[0], best.scores[0]
-        check_finite(scores, self.ranker, rows >= 0, "the store has vectors that are not finite; make it again")
-        return [Retrieved(within.store[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
+        return retrieve(self.ranker, self.fingerprint, self.context_ids([context]), within, top)

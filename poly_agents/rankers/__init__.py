@@ -6,6 +6,7 @@ rankers/poly.py holds PolyRanker    ->    -m poly_agents/poly,  poly_agents.star
 import dataclasses
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from poly_agents.errors import UnknownRankerError
@@ -51,7 +52,7 @@ def options_of(agent: str, values: dict[str, Any]) -> RankerOptions:
     for name in values:
         if name not in known:
             raise unknown(f"option of {agent}", name, known)
-    return kind(**values)
+    return kind(**{name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
 
 
 def agent_of(kind: type[Ranker]) -> str:

@@ -29,10 +29,18 @@ def texts(values: Iterable[str], kind: str, of: str = "") -> list[str]:
 
 def items(values: Iterable[Any], kind: str, of: str = "") -> list[Any]:
     """Return what an iterable holds. Arguments and errors are those of `texts`, but the values are not looked at."""
-    if not is_list(values) or getattr(values, "ndim", 1) != 1:
-        got = 'one string; write ["..."] for a single one' if isinstance(values, str) else short(values)
-        raise InputError(f"{kind}s is a list of strings{of}, got {got}")
+    check_list(values, f"{kind}s is a list of strings{of}")
     return list(values)
+
+
+def check_list(values: Any, expected: str) -> None:
+    """Raise ValueError, which begins with what was expected, unless a value is an iterable of one dimension."""
+    if isinstance(values, str):
+        raise InputError(f'{expected}, got one string; write ["..."] for a single one')
+    if not is_list(values):
+        raise InputError(f"{expected}, got {short(values)}")
+    if getattr(values, "ndim", 1) > 1:
+        raise InputError(f"{expected}, got {values.ndim} dimensions ({type(values).__name__}); give one column")
 
 
 def text(value: str, place: str) -> str:
