@@ -49,7 +49,7 @@ def answer(agent, *messages):
 def by_hand(given: dict, context: str, candidates: list[str], count: int):
     """The few in the reranker's order, and all in the retriever's."""
     retriever, reranker = (poly_agents.load(given[name], "float32") for name in ("retriever", "reranker"))
-    found = [ranked.text for ranked in retriever.rank(context, candidates)]
+    found = list(dict.fromkeys(ranked.text for ranked in retriever.rank(context, candidates)))  # a text counts once
     return reranker.rank(context, found[:count]), found
 
 
