@@ -12,10 +12,10 @@ from parlai.core.metrics import Metric
 from parlai.core.torch_agent import Output
 from torch import Tensor
 
+from poly_agents.agents.repeats import Said
 from poly_agents.agents.report import Evaluation, RankedExample, Scored
 from poly_agents.errors import InputError
 from poly_agents.scoring.ranks import top
-from poly_agents.text.turns import already_said
 
 
 class Answer(NamedTuple):
@@ -75,26 +75,26 @@ def submit(evaluation: Evaluation, examples: Sequence[RankedExample], scored: Sc
 
 
 def best_answers(
-    scored: Scored, limit: int, said: Sequence[set[str]] | None = None, relevance: Tensor | None = None
+    scored: Scored, limit: int, said: Sequence[Said] | None = None, relevance: Tensor | None = None
 ) -> list[Answer]:
     """Return the best candidates of each context.
 
     Args:
         scored: B contexts with their candidates.
         limit: how many candidates of each.
-        said: texts that are left out, unless nothing else is left.
+        said: what is left out, unless nothing else is left.
         relevance: of equal scores the right candidates come last, [B, C], so ParlAI's hits@k do not reward a tie.
     """
     answers = []
     for number, line in enumerate(scored.scores):
         row = scored.pool.row(number)
-        avoided = said[number] if said else set()
+        avoided = said[number] if said else ()
         last = None if relevance is None else relevance[number, : len(row)] > 0
         best, order = top(line[: len(row)], limit + len(avoided), last)
         pairs = [
             (scored.pool.texts[row[column]], score) for column, score in zip(order.tolist(), best.tolist(), strict=True)
         ]
-        new = [pair for pair in pairs if pair[0] not in avoided] or pairs
+        new = [pairs[place] for place in avoided.new([text for text, _ in pairs])] if avoided else pairs
         answers.append(Answer([text for text, _ in new[:limit]], [score for _, score in new[:limit]]))
     return answers
 
@@ -114,12 +114,7 @@ def output(chosen: Sequence[Answer], opt, draw: random.Random) -> Output:
     return result
 
 
-def said_in(examples: Sequence[RankedExample]) -> list[set[str]]:
-    """Return the turns of each context, which a chat should not repeat."""
-    return [already_said(example.context) for example in examples]
-
-
-def count_with_said(limit: int, said: Sequence[set[str]] | None) -> int:
+def count_with_said(limit: int, said: Sequence[Said] | None) -> int:
     """Return how many candidates to search for, so that `limit` are left without those that were already said."""
     most_said = max(map(len, said)) if said else 0
     return limit + most_said

@@ -63,6 +63,16 @@ class ShowCandidates(argparse._StoreAction):
         namespace.display_add_fields = ",".join(filter(None, [getattr(namespace, "display_add_fields", ""), "ranking"]))
 
 
+def add_chat_arguments(parser) -> None:
+    """Declare the flags of chats."""
+    ShowCandidates.add_to(parser)
+    parser.add_argument(
+        "--repeat-blocking",
+        type="bool",
+        help="leave out near copies of what was said in the dialogue; default: true in chats, false elsewhere",
+    )
+
+
 def add_ranker_arguments(parser, name: str, ranker: type[Ranker], partial_opt: dict | None) -> None:
     """Declare the flags of a ranker's agent, and set the defaults of ParlAI's own flags.
 
@@ -75,7 +85,7 @@ def add_ranker_arguments(parser, name: str, ranker: type[Ranker], partial_opt: d
     group = parser.add_argument_group(f"{name} of poly_agents")
     for options in (ranker.Options, TrainingOptions, SearchOptions, EvaluationOptions):
         options.add_to(group)
-    ShowCandidates.add_to(group)
+    add_chat_arguments(group)
     group.add_argument(
         "--add-label-to-fixed-candidates",
         type="bool",

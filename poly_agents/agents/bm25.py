@@ -15,8 +15,8 @@ from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
 from parlai.utils import logging
 
-from poly_agents.agents import answers
-from poly_agents.agents.arguments import ShowCandidates, is_training
+from poly_agents.agents import answers, repeats
+from poly_agents.agents.arguments import add_chat_arguments, is_training
 from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
 from poly_agents.agents.teachers import teachers
 from poly_agents.agents.text_agent import TextAgent
@@ -57,7 +57,7 @@ class Bm25Agent(TextAgent):
         group = parser.add_argument_group("Bm25Agent of poly_agents")
         EvaluationOptions.add_to(group)
         group.add_argument("-fcp", "--fixed-candidates-path", help="a file with candidates for every context")
-        ShowCandidates.add_to(group)
+        add_chat_arguments(group)
         return parser
 
     def __init__(self, opt, shared=None):
@@ -112,7 +112,7 @@ class Bm25Agent(TextAgent):
             report = answers.report(self.evaluation, [example], scored)
             relevance = report.relevance
             metrics |= {name: values[0] for name, values in report.metrics.items() if values[0] is not None}
-        said = answers.said_in([example]) if self.chat else None
+        said = repeats.said_in([example], self.opt)
         (answer,) = answers.best_answers(scored, len(scored.pool.row(0)), said, relevance)
         reply.update(
             text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores, metrics=metrics

@@ -19,8 +19,8 @@ from parlai.utils import logging
 from parlai.utils.misc import warn_once
 from torch import Tensor
 
-from poly_agents.agents import answers, model_file
-from poly_agents.agents.arguments import ShowCandidates, check_candidates_path, check_numbers, is_training
+from poly_agents.agents import answers, model_file, repeats
+from poly_agents.agents.arguments import add_chat_arguments, check_candidates_path, check_numbers, is_training
 from poly_agents.agents.candidate_source import folder_beside, open_pool
 from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
 from poly_agents.agents.text_agent import TextAgent
@@ -91,7 +91,7 @@ class CascadeAgent(TextAgent):
             "--fixed-candidates-path",
             help="candidates to retrieve from: a file with one candidate per line; a store; milvus:URI#COLLECTION",
         )
-        ShowCandidates.add_to(group)
+        add_chat_arguments(group)
         return parser
 
     def __init__(self, opt, shared=None):
@@ -176,7 +176,7 @@ class CascadeAgent(TextAgent):
         return Scored(Pool.without_ids(self.search.store.texts, best.rows), best.scores)
 
     def _answer(self, reply: Message, example: RankedExample, scored: Scored) -> None:
-        said = answers.said_in([example]) if self.chat else None
+        said = repeats.said_in([example], self.opt, model=self.retriever.model)
         (answer,) = answers.best_answers(scored, len(scored.pool.row(0)), said)
         reply.update(text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores)
         if self.opt.get("show_candidates") and not self.chat:

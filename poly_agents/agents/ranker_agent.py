@@ -19,7 +19,7 @@ from parlai.utils.distributed import num_workers
 from torch.nn.functional import cross_entropy
 
 from poly_agents import processes
-from poly_agents.agents import answers, arguments, model_file, observations, teachers, training_run
+from poly_agents.agents import answers, arguments, model_file, observations, repeats, teachers, training_run
 from poly_agents.agents.arguments import is_training
 from poly_agents.agents.candidate_source import CandidateSource, task_candidates_file
 from poly_agents.agents.dictionary import TokenizerDictionary
@@ -219,8 +219,7 @@ class RankerAgent(TorchRankerAgent):
         if not batch.batchsize:
             return None
         pool = self.candidate_source.of(batch, self.eval_candidates, training=False)
-        blocks_repeats = self.opt["repeat_blocking_heuristic"] and self.eval_candidates == "fixed"
-        said = answers.said_in(batch.examples) if blocks_repeats else None
+        said = repeats.said_in(batch.examples, self.opt, self.eval_candidates == "fixed", self.text_ranker)
         limit = self.opt["cap_num_predictions"]
         if self.candidate_source.search and pool.labels is None and not self.evaluation.submission:
             best = self.candidate_source.best(batch.tokens, answers.count_with_said(limit, said))

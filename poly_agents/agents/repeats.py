@@ -1,0 +1,101 @@
+"""Leave out of a chat what was said already: the same text, near copies, and what a model takes for the same.
+
+A ranker scores what is like the context, so without this it likes best to give the partner's last turn back.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from poly_agents.agents.report import RankedExample
+from poly_agents.models.textranker import TextRanker
+from poly_agents.text.near import near_key
+from poly_agents.text.turns import PERSONA, already_said
+
+LEFT_OUT = 100  # further candidates to look at, as some are left out
+COMPARED = 50  # of the best candidates, by the model's own similarity
+SIMILAR = 0.86  # cosine of two texts that say the same; a greeting and its answer have less
+SHORTEST = 12  # letters of a text that counts as a copy when it is a part of another
+
+
+class Said:
+    """The turns of a dialogue, which its next reply should not repeat."""
+
+    def __init__(self, context: str, near: bool = True, model: TextRanker | None = None):
+        """Remember the turns.
+
+        Args:
+            context: the dialogue, one turn a line.
+            near: leave out near copies too.
+            model: compares texts by the vectors it makes of candidates, if it makes one of each.
+        """
+        self.turns = already_said(context)
+        self.said = sorted(turn for turn in self.turns if not turn.startswith(PERSONA)) if near else []
+        self.keys = {near_key(turn) for turn in self.said}
+        self.model = model
+
+    def __len__(self) -> int:
+        """Return how many candidates may be left out."""
+        return len(self.turns) + (LEFT_OUT if self.said else 0)
+
+    def new(self, texts: Sequence[str]) -> list[int]:
+        """Return the places of the texts that were not said yet. All, if there are no others."""
+        apart = [place for place, text in enumerate(texts) if not self._is_copy(text)]
+        compared = apart[:COMPARED]
+        similar = self._similar([texts[place] for place in compared])
+        different = [place for place, same in zip(compared, similar, strict=True) if not same] + apart[COMPARED:]
+        return different or apart or list(range(len(texts)))
+
+    def _is_copy(self, text: str) -> bool:
+        return text in self.turns or any(is_part(near_key(text), key) for key in self.keys)
+
+    def _similar(self, texts: list[str]) -> list[bool]:
+        """Tell which texts the model takes for what was said. None, if most would be: then it does not tell."""
+        none = [False] * len(texts)
+        if not (self.model and self.said and texts and self.model.ranker.can_cache(self.model.ranker.options)):
+            return none
+        said, found = vectors(self.model, self.said), vectors(self.model, texts)
+        if said is None or found is None:
+            return none
+        similar = ((found @ said.T).amax(-1) > SIMILAR).tolist()  # [N]
+        return similar if 2 * sum(similar) <= len(texts) else none
+
+
+def is_part(key: str, said: str) -> bool:
+    """Tell whether two keys of `near_key` are equal, or one is most of the other.
+
+    >>> is_part(near_key("What music do you like?"), near_key("nice, what music do you like?"))
+    True
+    >>> is_part(near_key("nice"), near_key("nice, what music do you like?"))
+    False
+    """
+    shorter, longer = sorted((key, said), key=len)
+    return key == said or (len(shorter) >= SHORTEST and 2 * len(shorter) >= len(longer) and shorter in longer)
+
+
+def vectors(model: TextRanker, texts: Sequence[str]) -> Tensor | None:
+    """Return the unit vectors that a model makes of texts as candidates, [N, D]. None: it makes more than one each."""
+    encoded = model.ranker.encode_ids(model.candidate_ids(texts))
+    return normalize(encoded.float(), dim=-1) if isinstance(encoded, torch.Tensor) and encoded.dim() == 2 else None
+
+
+def said_in(
+    examples: Sequence[RankedExample], opt, fixed: bool = False, model: TextRanker | None = None
+) -> list[Said] | None:
+    """Return what each reply should not repeat, or None if it may say what it likes.
+
+    Args:
+        examples: the contexts.
+        opt: ParlAI's options. `repeat_blocking` is on in a chat if it is left open.
+        fixed: the candidates are the same for every context, so ParlAI's own --repeat-blocking-heuristic holds.
+        model: compares texts.
+    """
+    exact = opt.get("repeat_blocking_heuristic", True)
+    near = opt.get("repeat_blocking")
+    if near is None:
+        near = bool(exact and opt.get("interactive_mode"))
+    if not near and not (exact and fixed):
+        return None
+    return [Said(example.context, near, model if near else None) for example in examples]
