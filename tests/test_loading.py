@@ -94,6 +94,8 @@ def test_nothing_is_written_where_a_model_cannot_be_saved(trained, tmp_path, mon
 
 
 def test_unknown_names_list_the_near_ones(tiny):
+    with pytest.raises(InputError, match="there is no checkpoint zoo:nothing/here in ParlAI's zoo"):
+        poly_agents.load("zoo:nothing/here")
     with pytest.raises(InputError, match="there is no option of bi 'backbonee'; did you mean 'backbone'"):
         poly_agents.start("bi", backbonee=tiny)
     with pytest.raises(InputError, match="there is no backbone 'MiniLMM'; did you mean 'minilm'"):

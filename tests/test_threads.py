@@ -12,6 +12,7 @@ from poly_agents.candidates.memory import Memory
 from poly_agents.encoders.states import tensors
 from poly_agents.models.ranking import Ranked
 from poly_agents.models.textranker import TextRanker
+from tests.agents import text
 from tests.conftest import WORDS
 
 THREADS, CALLS = 16, 96
@@ -44,6 +45,18 @@ def test_every_thread_gets_its_own_scores(trained, name, tiny_switch_interval):
         rankings = list(pool.map(lambda question: scores(model.rank(*question)), asked))
     for ranking, one in zip(rankings, wanted, strict=True):
         assert ranking == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bi", "late", "poly"])
+def test_every_thread_finds_its_own_candidates(trained, name, tmp_path, tiny_switch_interval):
+    model, asked = poly_agents.load(trained[name], "float32"), [context for context, _ in questions()]
+    store = model.index(tmp_path, [text(number) for number in range(11)], progress=False)
+    wanted = [model.search(context, store, 3) for context in asked]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda context: model.search(context, store, 3), asked))
+    for own, one in zip(found, wanted, strict=True):
+        assert [each.candidate for each in own] == [each.candidate for each in one]
+        assert [each.score for each in own] == pytest.approx([each.score for each in one], abs=1e-4)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -32,7 +32,10 @@ def local(path: str, datapath: str | None = None) -> str:
         datapath: where ParlAI keeps its data; None: its default.
     """
     if path.startswith("zoo:") and not path.startswith(zoo.PREFIX):
-        return modelzoo_path(zoo.data_folder(datapath), path)
+        try:
+            return modelzoo_path(zoo.data_folder(datapath), path)
+        except ImportError as error:
+            raise InputError(f"there is no checkpoint {path} in ParlAI's zoo; check its name") from error
     return zoo.local(path, datapath)
 
 

@@ -143,9 +143,10 @@ class TextRanker:
     def fingerprint(self) -> str:
         """Return the fingerprint of all that a candidate's encoding depends on. It is computed again after a change."""
         depends_on = self.ranker.weights_version(), self.ranker.options, self.tokenizer, self.label_truncate
-        if self._fingerprint[0] != depends_on:
-            self._fingerprint = depends_on, fingerprint(self.ranker, self.tokenizer, self.label_truncate)
-        return self._fingerprint[1]
+        known = self._fingerprint  # other threads may set it meanwhile
+        if known[0] != depends_on:
+            known = self._fingerprint = depends_on, fingerprint(self.ranker, self.tokenizer, self.label_truncate)
+        return known[1]
 
     # --- ranking ------------------------------------------------------------------------------------------------------
 
@@ -205,15 +206,14 @@ class TextRanker:
         return [ids[: self.label_truncate] for ids in self.tokenizer.ids_of(given.texts(candidates, "candidate"))]
 
     def encode(self, texts: Iterable[str]) -> Any:
-        """Encode N candidates, given as any iterable of strings -> [N, ...].
+        """Encode N candidates, any iterable of strings -> [N, ...]. They are not encoded again if they stay the same.
 
-        They are encoded once as long as they and the weights stay the same. Several threads may call this. Raises
-        ValueError as `rank` does.
+        Raises ValueError as `rank` does.
         """
         return self._remembered(candidate_texts(texts))
 
     def _remembered(self, texts: list[str]) -> Any:
-        last, version = self._last, self.ranker.weights_version()  # other threads may set `_last` meanwhile
+        last, version = self._last, self.ranker.weights_version()  # other threads may set it meanwhile
         if last.texts != texts or last.version != version:
             last = self._last = Remembered(texts, version, self._encode(texts))
         return last.encoded
