@@ -127,8 +127,7 @@ class RankerAgent(TorchRankerAgent):
     @property
     def text_ranker(self) -> TextRanker:
         """Return the model as plain Python uses it; both share their weights."""
-        lengths = self.text_truncate, self.label_truncate, self.opt["persona_share"]
-        return TextRanker(self.ranker_module, self.dict.words, *lengths)
+        return TextRanker(self.ranker_module, self.dict.words, *arguments.lengths(self.opt))
 
     def share(self):
         return super().share() | {"candidate_source": self.candidate_source, "evaluation": self.evaluation}
