@@ -1,11 +1,16 @@
 """Every source of candidates, labels and duplicates, and truncation."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from parlai.core.agents import create_agent_from_model_file
 from parlai.scripts.train_model import TrainModel
 from torch.nn.functional import cross_entropy
 
+import poly_agents
+from poly_agents.errors import InputError
 from poly_agents.learning import training
 from poly_agents.learning.training import TrainingBatch
 from poly_agents.text.tokens import pad
@@ -64,7 +69,9 @@ def test_sampled_negatives_are_other_responses(options, name):
 
 
 def test_missing_candidates_are_refused_with_what_to_give(options, tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"context": ["hi"], "response": "fine"}\n' * 3)
+    for split in ("train", "valid"):
+        rows = [{"context": ["hi"], "response": response} for response in ("fine", "blue", "six")]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match="bring no candidates; give --candidates batch or fixed"):
         TrainModel.main(**settings(options, "bi", jsonl_path=str(tmp_path), candidates="inline"))
 
@@ -81,9 +88,7 @@ def test_candidates_equal_in_text_are_one_and_those_equal_after_truncation_are_t
 def test_a_label_that_is_no_candidate_is_named(options, name):
     agent = make(options, name, model_file=None)
     message = example("hello how", "my cat", ["fine", "blue"], training=False)
-    with pytest.raises(
-        RuntimeError, match=r"label 'my cat' is not among the inline candidates.*'hello how'.*ignore-bad"
-    ):
+    with pytest.raises(InputError, match=r"label 'my cat' is not among the inline candidates.*'hello how'.*ignore-bad"):
         answer(agent, message)
 
 
@@ -187,3 +192,43 @@ def test_a_batch_without_such_responses_stays_as_it_is(options, negatives):
     batch = agent.batchify([agent.clone().observe(example(f"{w} hi", w)) for w in WORDS[:7]])
     pool = agent.training_candidates.of(batch, "batch", 0, 0.0)
     assert pool.index is None if not negatives else (pool.index >= 0).all() and pool.index.shape == (7, 3)
+
+
+# --- a fixed pool that lacks the label --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_pool(tmp_path) -> str:
+    """Seven candidates: the labels of six examples, and one of nobody."""
+    path = tmp_path / "pool.txt"
+    path.write_text("\n".join([*(row["response"] for row in ROWS[:6]), "hello cat"]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("kept", ["store", "memory"])
+@pytest.mark.parametrize("name", ["bi", "late", "cross", "uni"])
+def test_the_label_is_ranked_with_the_pool(trained, data, tmp_path, small_pool, name, kept):
+    ranks = tmp_path / "ranks.jsonl"
+    given = {"eval_candidates": "fixed", "fixed_candidates_path": small_pool, "encode_candidate_vecs": kept == "store"}
+    with pytest.raises(InputError, match="--add-label-to-fixed-candidates true ranks the pool and the label"):
+        evaluate(trained[name], data, **given)
+    more = {"add_label_to_fixed_candidates": True, "ranks_file": str(ranks), "precision": "float32"}
+    report = evaluate(trained[name], data, **given, **more)
+    model = poly_agents.load(trained[name], "float32")
+    pool = Path(small_pool).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in ranks.read_text(encoding="utf-8").splitlines()]
+    assert report["exs"] == len(rows) == len(ROWS)
+    for row in rows:
+        (label,) = row["labels"]
+        candidates = list(dict.fromkeys([*pool, label]))
+        assert row["candidates"] == len(candidates)
+        score = {ranked.text: ranked.score for ranked in model.rank(row["context"], candidates)}
+        (found,) = row["positives"]
+        assert found["score"] == pytest.approx(score[label], abs=0.02)
+        ahead = [sum(other > score[label] + margin for other in score.values()) for margin in (0.04, -0.04)]
+        assert ahead[0] < found["rank"] <= max(ahead[1], 1)
+
+
+def test_a_submission_has_no_id_for_an_added_label(options):
+    with pytest.raises(InputError, match="--add-label-to-fixed-candidates gives no id"):
+        make(options, "bi", datatype="valid", submission="x", add_label_to_fixed_candidates=True)

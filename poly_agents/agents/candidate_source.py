@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from parlai.utils.distributed import is_primary_worker
 from parlai.utils.misc import warn_once
 
 from poly_agents import processes
+from poly_agents.agents import added_label
+from poly_agents.agents.added_label import Joined
 from poly_agents.agents.arguments import is_training
 from poly_agents.agents.report import Scored
 from poly_agents.agents.teachers import chat_responses, teachers
@@ -99,14 +102,16 @@ class CandidateSource:
             training: whether this is a training step.
 
         Raises:
-            ValueError: the examples have no labels or candidates where the source needs them.
-            RuntimeError: a label is not among the candidates, and that is not allowed.
+            ValueError: the examples have no labels or candidates where the source needs them, or a label is not among
+                the candidates, and that is not allowed.
         """
         labels = batch.labels if batch.labels and any(batch.labels) else None
         if source == "batch":
             return self._labels_of_batch(batch, labels, training)
         if source in self.pools:
             pool = self._with_labels(self.pools[source], labels)
+            if self.opt.get("add_label_to_fixed_candidates") and source == FIXED and labels and not training:
+                return added_label.with_labels(pool, labels, batch.label_ids)
         else:
             pool = self._brought_by_examples(batch, source, labels, training)
         self._check_labels(pool, batch, source, training)
@@ -146,10 +151,13 @@ class CandidateSource:
             return
         if self.opt["ignore_bad_candidates"] and not training:
             return
-        row = int((pool.labels < 0).nonzero()[0])
-        raise RuntimeError(
-            f"the label {batch.labels[row]!r} is not among the {source} candidates of the example "
-            f"{batch.examples[row].context[-200:]!r}; --ignore-bad-candidates true skips such examples"
+        lost = [row for row in (pool.labels < 0).nonzero().flatten() if not batch.examples[row].message.get("missed")]
+        if not lost:
+            return
+        add = ", --add-label-to-fixed-candidates true ranks the pool and the label" if source == FIXED else ""
+        raise InputError(
+            f"the label {batch.labels[lost[0]]!r} is not among the {source} candidates of the example "
+            f"{batch.examples[lost[0]].context[-200:]!r}; --ignore-bad-candidates true skips such examples{add}"
         )
 
     # --- encodings and scores ---------------------------------------------------------------------------------------
@@ -157,12 +165,25 @@ class CandidateSource:
     def score(self, contexts: Tokens, pool: Pool, source: str) -> Scored:
         """Score contexts [B, L] against their candidates. Nothing is differentiated."""
         ranker = self.model.ranker
-        if self.search:
+        if source == FIXED and isinstance(pool.texts, Joined):
+            return self._score_with_labels(contexts, pool)
+        if self.search and source in self.pools:
             return Scored(pool, self.search.scores(ranker, contexts).float().cpu(), self.search.store.rows_of)
         encoded = self._encode(pool, source) if self.opt["encode_candidate_vecs"] else None
         if encoded is None:
             encoded = ranker.encode_ids(pool.ids)
         return Scored(pool, ranker.score_tokens(contexts, encoded, pool.index).float().cpu())
+
+    def _score_with_labels(self, contexts: Tokens, pool: Pool) -> Scored:
+        """Score a fixed pool and the labels that it lacks. A ranker that can cache scores the labels apart."""
+        fixed = self.pools[FIXED]
+        if self.can_cache:
+            parts = self.score(contexts, fixed, FIXED), self.score(contexts, added_label.labels_alone(pool), "labels")
+            scores = added_label.joined(pool, *(part.scores for part in parts))
+        else:
+            scores = self.score(contexts, pool, "labels").scores
+        find = self.search.store.rows_of if self.search else partial(pools.columns, fixed)
+        return Scored(pool, scores, added_label.rows_of(pool, find))
 
     def best(self, contexts: Tokens, count: int) -> Scored:
         """Search the store for the best `count` candidates of each context [B, L]."""

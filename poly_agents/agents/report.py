@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from parlai.core.loader import load_teacher_module
 from parlai.core.metrics import AverageMetric, Metric
+from parlai.utils import logging
 from torch import Tensor
 
 from poly_agents.candidates import pool as pools
@@ -239,10 +240,10 @@ class Evaluation:
 
     def close(self) -> None:
         """Finish the files, at the end of each task."""
-        if self.file:
-            self.file.close()
-        if self.submission:
-            self.submission.close()
+        if self.file and self.file.close():
+            logging.info(f"the ranks of every context are in {self.file.path}")
+        if self.submission and self.submission.close():
+            logging.info(f"the submission, in the format {self.options.submission_format}, is {self.submission.path}")
 
 
 def submission_formats(tasks: str) -> dict[str, Sequence[str]]:

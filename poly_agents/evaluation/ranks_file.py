@@ -56,14 +56,15 @@ class RanksFile:
         os.replace(self.path, self.part)
         return self.part.open("ab")
 
-    def close(self) -> None:
-        """Rename FILE.part to FILE. Nothing happens if nothing was written since the last time."""
+    def close(self) -> bool:
+        """Rename FILE.part to FILE. Returns False, and does nothing, if nothing was written since the last time."""
         if self.file is None:
-            return
+            return False
         self.file.close()
         os.replace(self.part, self.path)
         self.file, self.finished = None, self.path.stat()
         self.held.close()
+        return True
 
 
 def finite(score: float) -> float | None:

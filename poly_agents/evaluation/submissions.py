@@ -182,8 +182,8 @@ class Submission:
         order = sorted(range(len(candidates)), key=lambda place: -scores[place])[: self.format.limit]
         self.new.append(Ranking(example, [candidates[i] for i in order], [scores[i] for i in order], total))
 
-    def close(self) -> None:
-        """Write the file. Every process has to call this, equally often."""
+    def close(self) -> bool:
+        """Write the file. Every process has to call this, equally often. Returns False if there is nothing new."""
         parts = processes.all_gather(self.new)
         gathered = [ranking for ranking in chain(*zip_longest(*parts)) if ranking]  # each had every n-th example
         self.new = []
@@ -191,6 +191,7 @@ class Submission:
             self.written += gathered
             if processes.rank() == 0:
                 atomic.write_text(self.path, self.format.write(self.written))
+        return bool(gathered)
 
 
 def log_sum_exp(scores: Sequence[float]) -> float:

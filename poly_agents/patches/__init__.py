@@ -17,6 +17,7 @@ PATCHES = {
     "parlai.utils.logging": ("printing", "patch_logging"),
     "parlai.nn.lr_scheduler": ("training", "patch_plateau"),
     "parlai.scripts.train_model": ("training", "patch_loop"),
+    "parlai.scripts.eval_model": ("reports", "patch_evaluation"),
     "parlai.utils.distributed": ("distributed", "patch_distributed"),
     "parlai.utils.fsdp": ("distributed", "patch_join"),
     "parlai.scripts.vacuum": ("vacuum", "patch_vacuum"),

@@ -4,11 +4,16 @@ import sys
 
 
 def patch_display(misc) -> None:
-    """Spell out control characters in the messages that ParlAI prints. It can go when ParlAI does so itself."""
+    """Spell out control characters in the messages that ParlAI prints, and print short reports of rankings.
+
+    The first part can go when ParlAI does so itself.
+    """
+    from poly_agents.patches import reports
     from poly_agents.text.printable import printable
 
     colorize = misc.colorize
     misc.colorize = lambda text, style: colorize(printable(str(text)), style)
+    misc.nice_report = reports.short(misc.nice_report)
 
 
 def patch_logging(logging) -> None:
