@@ -124,7 +124,7 @@ class BeirTeacher(ResponseTeacher):
             response, *others = [texts[document] for document in known] or [f"document {right[0]}, not in the corpus"]
             example = Example([text], response, None, others, id=query, missed=missed)
             if not self.opt.get("beir_run"):
-                yield example
+                yield example._replace(label_grades=[judged[query][document] for document in known])
                 continue
             pool = [document for document in runs.get(query, ()) if texts.get(document)]
             pool += [document for document in known if split == "train" and document not in there]

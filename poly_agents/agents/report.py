@@ -256,10 +256,16 @@ def submission_formats(tasks: str) -> dict[str, Sequence[str]]:
 
 
 def grades_of(message: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return the grade of each candidate of a message, or None if it has no `grades`. Equal texts get the best one."""
-    if message.get("grades") is None:
+    """Return the grades of a message by text, or None if it has none. Equal texts get the best one.
+
+    They are `grades`, one for each candidate, or else `label_grades`, one for each label.
+    """
+    if message.get("grades") is not None:
+        grades, texts = message["grades"], message.get("label_candidates") or ()
+    elif message.get("label_grades"):
+        grades, texts = message["label_grades"], message.get("labels") or message.get("eval_labels") or ()
+    else:
         return None
-    grades, texts = message["grades"], message.get("label_candidates") or ()
     if len(grades) != len(texts):
         raise InputError(f"an example of {message.get('id')} has {len(texts)} candidates and {len(grades)} grades")
     return {text: grade for text, grade in sorted(zip(texts, grades, strict=True), key=lambda pair: pair[1])}

@@ -22,6 +22,7 @@ class Example(NamedTuple):
         grades: the judgement of each candidate, if they are graded.
         id: the name that a leaderboard gives to the example.
         candidate_ids: the name that a leaderboard gives to each candidate.
+        label_grades: the judgements of `response` and `others`, if they are graded and there are no candidates.
         missed: the grades of right responses whose texts nobody has, so that no ranker can find them.
     """
 
@@ -32,6 +33,7 @@ class Example(NamedTuple):
     grades: Sequence[float] | None = None
     id: str | int | None = None
     candidate_ids: Sequence[str | int] | None = None
+    label_grades: Sequence[float] = ()
     missed: Sequence[float] = ()
 
 

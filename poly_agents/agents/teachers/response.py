@@ -164,6 +164,8 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             message["example_id"] = example.id
         if example.candidate_ids is not None:
             message["candidate_ids"] = example.candidate_ids
+        if example.label_grades:
+            message["label_grades"] = list(example.label_grades)
         if example.missed:
             message["missed"] = list(example.missed)
         return message
