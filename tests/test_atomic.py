@@ -19,6 +19,8 @@ from poly_agents.files.atomic import new_folder, replace
 def write(path):
     path = Path(path)
     (path / "part" if path.is_dir() else path).write_text("half")
+    if path.is_file():
+        path.with_name(".tmpXa3f").write_text("safetensors has temporary files of its own")
     os.kill(os.getpid(), signal.SIGKILL)
 {"file": replace, "folder": new_folder}[sys.argv[1]](sys.argv[2], write)
 """

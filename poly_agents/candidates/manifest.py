@@ -167,7 +167,7 @@ def load_segment(folder: Path, segment: Segment, precision: str) -> dict[str, Te
         if not are_finite(tensors):
             raise Damaged(f"{path} holds vectors that are infinite or not numbers; {AGAIN}")
         return tensors
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, RuntimeError) as error:  # RuntimeError: torch cannot map the file
         raise Damaged(f"{path} is damaged ({error}); {AGAIN}") from error
 
 

@@ -189,7 +189,7 @@ class Writer:
         listed = {path for segment in self.segments for path in paths(self.folder, segment)}
         for path in self.folder.iterdir():
             if STRAY.fullmatch(path.name) and path not in listed:
-                path.unlink(missing_ok=True)
+                atomic.remove(path)
 
     def remove_not_given(self) -> None:
         """Write the older segments again without the candidates that were not given to this build."""

@@ -22,7 +22,8 @@ from poly_agents.candidates.vectors import STORED_AS
 from poly_agents.errors import InputError
 from poly_agents.files import atomic
 
-OURS = re.compile(rf"({SEGMENT_FILE}|store\.json|unfinished\.json)(\.[\w-]+\.tmp)?|lock")
+# What a store has, and what killed writers leave there; .tmp... is of safetensors.
+OURS = re.compile(rf"({SEGMENT_FILE}|store\.json|unfinished\.json)(\.[\w-]+\.tmp)?|lock|\.tmp\w+")
 
 
 def update(

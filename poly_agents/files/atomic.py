@@ -1,7 +1,7 @@
 """Write a file or folder whole or not at all: beside its place, then renamed. A killed run leaves no half of one.
 
-What is written beside `NAME` is called `NAME.MACHINE-PROCESS-NUMBER.tmp`. The next run that writes `NAME` removes what
-dead processes of this machine left there. Files that are written over a long time have a lock besides.
+What is written beside `NAME` is in a folder `NAME.MACHINE-PROCESS-NUMBER.tmp`. The next run that writes `NAME` removes
+what dead processes of this machine left there. Files that are written over a long time have a lock besides.
 """
 
 import hashlib
@@ -38,10 +38,12 @@ def replace(path: str | Path, write: Callable[[str], object]) -> None:
     path = Path(path)
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with beside(path) as temporary:
-        write(str(temporary))
-        os.chmod(temporary, 0o666 & ~_umask())  # safetensors makes its files readable for their owner alone
-        os.replace(temporary, path)
+    with beside(path) as folder:
+        folder.mkdir()  # safetensors has temporary files of its own, which it leaves there if it is killed
+        written = folder / path.name
+        write(str(written))
+        os.chmod(written, 0o666 & ~_umask())  # safetensors makes its files readable for their owner alone
+        os.replace(written, path)
 
 
 def check_replaceable(path: Path) -> None:
@@ -100,7 +102,7 @@ def beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        _remove(temporary)
+        remove(temporary)
         _in_use.discard(temporary.name)
 
 
@@ -111,7 +113,7 @@ def remove_leftovers(path: Path) -> None:
         for name in os.listdir(path.parent):
             found = pattern.fullmatch(name)
             if found and name not in _in_use and not _lives(int(found[1])):
-                _remove(path.with_name(name))
+                remove(path.with_name(name))
 
 
 def _machine() -> str:
@@ -135,7 +137,8 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
