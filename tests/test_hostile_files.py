@@ -180,8 +180,8 @@ def test_a_line_ends_at_a_newline_alone(tmp_path, end):
     text = f"hello{end}there"
     (tmp_path / "candidates.txt").write_text(f"{text}\nyou\n", encoding="utf-8", newline="")
     assert [each["text"] for each in read_candidates(tmp_path / "candidates.txt")] == [text, "you"]
-    row = {"context": text, "response": text, "negatives": [text]}
     row = {"context": text, "response": "you", "negatives": [text]}
+    (tmp_path / "negatives").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     assert negatives.read(str(tmp_path / "negatives")) == {(text, "you"): [text]}
 
 
