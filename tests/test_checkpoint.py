@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import zlib
 
 import pytest
@@ -134,3 +135,16 @@ def test_what_is_no_model_file_is_named_for_what_it_is(tmp_path):
         with pytest.raises(InputError, match=message) as raised:
             checkpoint.read(str(tmp_path / name))
         assert str(tmp_path / name) in str(raised.value) and "delete" not in str(raised.value)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(weights, tmp_path):
+    path = tmp_path / "model"
+    checkpoint.write(str(path), {"agent": "bi"}, weights)
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(InputError, match=r"model cannot be written \(File too large.*make room"):
+            checkpoint.write(str(path), {"agent": "poly"}, weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["model"]

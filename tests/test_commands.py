@@ -38,7 +38,7 @@ def test_a_mistake_is_one_sentence(parlai, data, tmp_path):
         "there is no checkpoint 'nothing' in the zoo": ["poly_zoo", "nothing"],
         "did you mean 'poly'?": ["train_model", "-m", "poly_agents/polly", *task, data, "-mf", tmp_path / "m"],
         "No module named 'parlai.agents.nothing'": ["train_model", "-m", "nothing", *task, data, "-mf", tmp_path / "m"],
-        "a name ends in ':' or '/'": ["display_data", "-t", "poly_agents:"],
+        "a name ends in ':' or '/'; -m poly_agents/poly and": ["display_data", "-t", "poly_agents:"],
         f"Model file does not exist, check to make sure it is correct: {tmp_path}": [
             "eval_model",
             "-mf",

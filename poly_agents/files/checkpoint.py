@@ -86,6 +86,9 @@ def write(path: str, header: dict[str, Any], weights: Mapping[str, Tensor], opti
         header: what can be written as JSON.
         weights: tensors by name.
         optimizer: what `optimizer.state_dict()` returns.
+
+    Raises:
+        ValueError: the disk is full, or the file cannot be written for another reason.
     """
     tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
     if optimizer is not None:
@@ -95,7 +98,11 @@ def write(path: str, header: dict[str, Any], weights: Mapping[str, Tensor], opti
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sums = {"": text_checksum(header)} | {name: checksum(tensor) for name, tensor in tensors.items()}
     text = json.dumps(header | {CHECKSUMS: sums})
-    replace(path, lambda beside: save_file(tensors, beside, {KEY: text}))
+    try:
+        replace(path, lambda beside: save_file(tensors, beside, {KEY: text}))
+    except SafetensorError as error:
+        reason = str(error).rpartition("I/O error: ")[2]
+        raise InputError(f"{path} cannot be written ({reason}); make room, or give another path") from error
 
 
 def read_header(path: str) -> dict[str, Any]:

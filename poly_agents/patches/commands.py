@@ -29,7 +29,7 @@ DEBUG = "POLY_AGENTS_DEBUG"  # environment variable; 1 shows tracebacks, as --de
 HINT = "--debug shows where"
 OF_THE_USER = {
     getattr(errno, name)
-    for name in "ENOENT EACCES EPERM EISDIR ENOTDIR ENOSPC EDQUOT EROFS ENAMETOOLONG ELOOP EEXIST EADDRINUSE".split()
+    for name in "ENOENT EFBIG EACCES EPERM EISDIR ENOTDIR ENOSPC EDQUOT EROFS ENAMETOOLONG EEXIST EADDRINUSE".split()
 }
 
 
@@ -97,7 +97,8 @@ def explain(error: Exception) -> str | None:
         return printable(text)
     place = raised_in(error)
     if place.endswith("parlai/core/loader.py"):  # it imports what -m and -t name
-        text = "a name ends in ':' or '/'" if isinstance(error, IndexError) else text
+        if isinstance(error, IndexError):
+            return "a name ends in ':' or '/'; -m poly_agents/poly and -t poly_agents:chitchat are whole ones"
         return printable(f"there is no such agent or task: {text}; see -m and -t ({HINT})")
     if type(error) is RuntimeError and re.search(r"parlai/(core|scripts)/\w+\.py$", place):
         return printable(f"{text} ({HINT})")
