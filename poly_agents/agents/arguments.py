@@ -181,4 +181,7 @@ def check_training(opt) -> None:
 def check_candidates_path(path: str) -> None:
     """Refuse a path that holds no candidates. Raises ValueError."""
     if not (milvus.is_address(path) or Path(path).is_file() or Path(path, HEADER).is_file()):
-        raise InputError(f"--fixed-candidates-path {path}: there is no such file, and no candidate store")
+        raise InputError(
+            f"--fixed-candidates-path {path}: there is no such file, and no candidate store; give a file with one "
+            "candidate per line, or the folder that parlai poly_index made"
+        )
