@@ -232,3 +232,21 @@ def test_the_label_is_ranked_with_the_pool(trained, data, tmp_path, small_pool, 
 def test_a_submission_has_no_id_for_an_added_label(options):
     with pytest.raises(InputError, match="--add-label-to-fixed-candidates gives no id"):
         make(options, "bi", datatype="valid", submission="x", add_label_to_fixed_candidates=True)
+
+
+@pytest.mark.parametrize("name", ["bi", "cross"])
+def test_texts_of_a_pool_that_are_equal_are_one_candidate(trained, data, tmp_path, name):
+    """Whether the pool is kept in a store, as that of bi, or in memory."""
+    texts = [row["response"] for row in ROWS]
+    reports = []
+    for copies in (1, 3):
+        rows = [
+            {"text": f"{text}{' ' * copy}", "id": f"{n}.{copy}"}
+            for n, text in enumerate(texts)
+            for copy in range(copies)
+        ]
+        path = tmp_path / f"pool{copies}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        reports.append(evaluate(trained[name], data, eval_candidates="fixed", fixed_candidates_path=str(path)))
+    for measure in ("p@1", "mrr", "rank", "recall_any@5", "ndcg@10"):
+        assert reports[0][measure].value() == pytest.approx(reports[1][measure].value())

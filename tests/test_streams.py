@@ -205,7 +205,7 @@ def test_bad_rows_are_reported_once_with_their_number_and_the_first(numbered, mo
     texts(found, 3 * COUNT)
     assert len(said) == 1
     assert said[0].startswith("poly_agents:jsonl: 2 bad rows of train were left out, first ")
-    assert said[0].endswith("train.jsonl:2: a line is one JSON object, got list")
+    assert said[0].endswith("train.jsonl:2: a line is one JSON object, got [1]")
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

@@ -168,7 +168,8 @@ class CandidateSource:
         if source == FIXED and isinstance(pool.texts, Joined):
             return self._score_with_labels(contexts, pool)
         if self.search and source in self.pools:
-            return Scored(pool, self.search.scores(ranker, contexts).float().cpu(), self.search.store.rows_of)
+            scores, store = self.search.scores(ranker, contexts).float().cpu(), self.search.store
+            return Scored(pool, scores, store.rows_of, store.repeats)
         encoded = self._encode(pool, source) if self.opt["encode_candidate_vecs"] else None
         if encoded is None:
             encoded = ranker.encode_ids(pool.ids)
@@ -183,7 +184,7 @@ class CandidateSource:
         else:
             scores = self.score(contexts, pool, "labels").scores
         find = self.search.store.rows_of if self.search else partial(pools.columns, fixed)
-        return Scored(pool, scores, added_label.rows_of(pool, find))
+        return Scored(pool, scores, added_label.rows_of(pool, find), self.search.store.repeats if self.search else ())
 
     def best(self, contexts: Tokens, count: int) -> Scored:
         """Search the store for the best `count` candidates of each context [B, L]."""

@@ -90,17 +90,22 @@ class Scored(NamedTuple):
     pool: Pool
     scores: Tensor  # [B, C] on the CPU; minus infinity where a context has fewer candidates
     rows_of: Callable[[Sequence[str]], Sequence[int]] | None = None  # finds texts in a pool that has an index, a store
+    repeats: Sequence[int] = ()  # columns whose texts earlier columns have: they are no candidates of their own
 
     @property
     def mask(self) -> Tensor | None:
         """Return which columns are candidates, [B, C]; None: all are."""
-        return None if self.pool.index is None else (self.pool.index >= 0).expand(len(self.scores), -1)
+        if self.pool.index is None and not len(self.repeats):
+            return None
+        mask = torch.ones_like(self.scores, dtype=torch.bool) if self.pool.index is None else self.pool.index >= 0
+        mask = mask.expand(len(self.scores), -1)
+        return mask.index_fill(1, torch.as_tensor(self.repeats), False) if len(self.repeats) else mask
 
     def one(self, context: int) -> "Scored":
         """Return one context with its own candidates alone, B = 1."""
         row = self.pool.row(context)
         pool = Pool.without_ids(self.pool.texts, torch.tensor([list(row)]))
-        return Scored(pool, self.scores[context : context + 1, : len(row)], self.rows_of)
+        return Scored(pool, self.scores[context : context + 1, : len(row)], self.rows_of, self.repeats)
 
     def texts(self, context: int) -> list[str]:
         """Return the candidates of a context, by column."""

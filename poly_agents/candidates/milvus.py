@@ -21,6 +21,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +126,11 @@ class MilvusStore:
     def texts(self) -> Texts:
         """Return the texts of all candidates. Each is read from Milvus when it is asked for."""
         return Texts(self)
+
+    @cached_property
+    def repeats(self) -> np.ndarray:
+        """Return the rows whose texts other rows before them have, in no order."""
+        return self.by_label[1:][self.labels[1:] == self.labels[:-1]]
 
     def rows_of(self, texts: Sequence[str]) -> list[int]:
         """Return the row of each text, or -1 if the collection does not have it."""

@@ -13,6 +13,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,6 @@ class Store:
         self.vectors = Vectors(tensors)
         self._keys = [part["texts"] for part in tensors]
         self._offsets = [part["offsets"] for part in tensors]
-        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
         try:
             self._lines = [lines.open("rb") for _, lines in (paths(self.folder, each) for each in self.segments)]
             self._files = [state(path, digest) for path, digest in digests(self.folder, self.segments).items()]
@@ -145,12 +145,21 @@ class Store:
         """Return the texts of all candidates. Each is read from disk when it is asked for."""
         return Texts(self)
 
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys of all texts in order, and the row of each."""
+        keys = np.concatenate([as_keys(part) for part in self._keys])
+        order = keys.argsort(kind="stable")
+        return keys[order], order
+
+    @cached_property
+    def repeats(self) -> np.ndarray:
+        """Return the rows whose texts earlier rows have, in no order."""
+        keys, order = self._sorted
+        return order[1:][keys[1:] == keys[:-1]]
+
     def rows_of(self, texts: Sequence[str]) -> list[int]:
-        """Return the row of each text, or -1 if the store does not have it."""
-        if self._sorted is None:
-            keys = np.concatenate([as_keys(part) for part in self._keys])
-            order = keys.argsort(kind="stable")
-            self._sorted = keys[order], order
+        """Return the row of each text, the first of those that have it, or -1 if the store does not have it."""
         keys, order = self._sorted
         places = find_sorted(keys, np.array([digest(text.strip()) for text in texts], keys.dtype))
         return np.where(places < 0, -1, order[places]).tolist()
