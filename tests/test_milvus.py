@@ -22,7 +22,7 @@ from poly_agents.candidates.writer import Recipe
 from poly_agents.models.textranker import TextRanker
 from poly_agents.text.tokens import pad
 from tests.agents import evaluate, example, text
-from tests.test_store import Encoder, lines, words
+from tests.stores import Encoder, lines, words
 
 POOL = [{"text": text(number), "id": f"n{number}", "tags": [number, "é\"'"]} for number in range(61)]
 CONTEXTS = ["hello how", "my cat\nblue dog", "six"]
@@ -81,7 +81,7 @@ SLOW = """
 import sys, time
 from poly_agents.candidates import milvus, milvus_writer
 from poly_agents.candidates.writer import Recipe
-from tests.test_store import Encoder, lines, words
+from tests.stores import Encoder, lines, words
 milvus.CHUNK = 5
 def slowly(texts):
     print("encoding", flush=True)

@@ -23,7 +23,7 @@ class RanksFile:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     ranks = RanksFile(f"{folder}/ranks.jsonl")
     ...     ranks.write([{"context": "hi", "rank": 1}])
-    ...     ranks.close()
+    ...     _ = ranks.close()
     ...     print(ranks.path.read_text(), end="")
     {"context": "hi", "rank": 1}
     """
