@@ -86,7 +86,7 @@ class Backbone(nn.Module):
 
     def try_out(self, source: str) -> None:
         """Run two tokens. Raises ValueError that names `source` if the model cannot be run as an encoder of texts."""
-        ids = torch.tensor([[0, 1]])
+        ids = torch.tensor([[0, 1]], device=next(self.parameters()).device)
         try:
             with torch.no_grad():
                 self(Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids)))

@@ -38,6 +38,17 @@ class EncoderDecoder(Backbone):
         self.output_scale: float = config.d_model**-0.5 if scaled else 1.0
         start = getattr(config, "decoder_start_token_id", None)
         self.start: int = config.pad_token_id if start is None else start
+        for number in (self.start, *self.answers):
+            if type(number) is not int or not 0 <= number < len(self.output):
+                raise InputError(f"its configuration has an id {number!r}, which is not in its vocabulary")
+
+    @property
+    def answers(self) -> list[int]:
+        """Return the ids of true and false."""
+        answers = getattr(self.model.config, "answers", None)
+        if not isinstance(answers, list) or len(answers) != 2:
+            raise InputError(f"its configuration says answers {answers!r}, which are the ids of true and false")
+        return answers
 
     @classmethod
     def downloaded(cls, source, dtype):

@@ -38,7 +38,8 @@ def build(opened: Opened, precision: str = "auto") -> Ranker:
     device = default_device()
     ranker = blank(header, opened.tokenizer, device, path=opened.path)
     ranker.load_tensors(opened.weights, opened.path)
-    return ranker.to(device).eval()
+    ranker.to(device).context_encoder.try_out(opened.path)
+    return ranker.eval()
 
 
 def blank(
@@ -64,10 +65,12 @@ def blank(
         check_options(kind.Options, header["options"], path)
         options = kind.Options.of(header["options"])
         dtype = choose_dtype(options.precision, device)
-        encoder = partial(kind.Encoder.blank, header["backbone"], dtype, torch.float32 if for_training else dtype)
-        frame = tokenizer.frame_for(options, header["label_truncate"])
-        ranker = kind(options, frame, lambda: described(encoder, path))
-        check_vocabulary(ranker.context_encoder, tokenizer, path)
+        blank_of = partial(kind.Encoder.blank, header["backbone"], dtype, torch.float32 if for_training else dtype)
+
+        def encoder() -> Backbone:
+            return with_vocabulary(described(blank_of, path), tokenizer, path)
+
+        ranker = kind(options, tokenizer.frame_for(options, header["label_truncate"]), encoder)
     if not for_training:
         ranker.lower_precision()
     return ranker
@@ -91,22 +94,23 @@ def start(
     dtype = choose_dtype(options.precision, device)
 
     def encoder() -> Backbone:
-        return kind.adapt_encoder(options, pretrained_encoder(kind.Encoder, source, dtype))
+        encoder = with_vocabulary(pretrained_encoder(kind.Encoder, source, dtype), tokenizer, source)
+        return kind.adapt_encoder(options, encoder)
 
     ranker = kind(options, tokenizer.frame_for(options, label_truncate), encoder)
-    check_vocabulary(ranker.context_encoder, tokenizer, source)
     ranker.load_some(pretrained.weights)
     return ranker
 
 
-def check_vocabulary(encoder: Backbone, tokenizer: Tokenizer, source: str) -> None:
-    """Raise ValueError if a tokenizer has ids that an encoder has no embedding for."""
+def with_vocabulary(encoder: Backbone, tokenizer: Tokenizer, source: str) -> Backbone:
+    """Return an encoder. Raises ValueError if the tokenizer has ids that it has no embedding for."""
     rows = encoder.model.get_input_embeddings().weight.shape[0]
     if tokenizer.size > rows:
         raise InputError(
             f"the tokenizer of {source} has {tokenizer.size:,} ids, its embeddings have {rows:,} rows; if tokens were "
             "added, resize the embeddings (resize_token_embeddings) and save the checkpoint again"
         )
+    return encoder
 
 
 def pretrained_encoder(kind: type[Backbone], source: str, dtype: torch.dtype) -> Backbone:

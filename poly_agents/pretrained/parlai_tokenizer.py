@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ from poly_agents.files import json_files
 from poly_agents.options import Options
 from poly_agents.pretrained import parlai_weights
 from poly_agents.text.frame import Frame
-from poly_agents.text.tokenizer import Tokenizer, known_ids
+from poly_agents.text.tokenizer import Tokenizer, known_ids, read_as_tokenizer
 
 EMPTY_WORD = "\0"  # stands for the empty word that `space` makes of two spaces; no pre-tokenizer returns one
 WORD_END = "</w>"  # ends the last piece of a word in subword-nmt's merges
@@ -45,6 +45,11 @@ class TextSteps:
     known: int  # ids below this one are in the dictionary; merges make pieces that are not
     unknown: int  # the id of such pieces
     turn_ids: tuple[int, ...]  # between the turns of a context (--delimiter)
+
+    def __post_init__(self):
+        wrong = [each.name for each in fields(self)[:-1] if type(getattr(self, each.name)) is not each.type]
+        if wrong or not all(type(i) is int and 0 <= i < self.known for i in (self.unknown, *self.turn_ids)):
+            raise InputError(f"{wrong[0] if wrong else 'an id'} is of another type or outside of the dictionary")
 
     def prepare(self, text: str) -> str:
         """Return a text as the backend has to be given it."""
@@ -65,12 +70,10 @@ class ParlaiTokenizer(Tokenizer):
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], path: str) -> Self:
-        try:
+        with read_as_tokenizer(path):
             steps = TextSteps(**saved["parlai"] | {"turn_ids": tuple(saved["parlai"]["turn_ids"])})
             backend = Backend.from_str(json.dumps(saved["tokenizer"]))
             return cls(backend, *known_ids(backend, saved, "pad_id"), steps)
-        except Exception as error:  # the backend raises plain exceptions
-            raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
     @property
     def size(self) -> int:

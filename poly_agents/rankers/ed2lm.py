@@ -213,7 +213,7 @@ class Ed2lmRanker(Ranker):
     @property
     def answers(self) -> Tensor:
         """Return the ids of true and false, [2]."""
-        return torch.tensor(self.context_encoder.model.config.answers, device=self.device)
+        return torch.tensor(self.context_encoder.answers, device=self.device)
 
     # --- the encoder out of memory ------------------------------------------------------------------------------------
 

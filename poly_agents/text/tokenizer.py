@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from poly_agents.files.regular import check_regular
 from poly_agents.options import Options
 from poly_agents.text.frame import Frame, Piece, read_frame
 
+UNKNOWN = "\u2603"  # a character that few vocabularies have
 PROBES = ("a", "I", "1")  # texts after a prompt
 DIGEST_START = re.compile(rb'\{"digest": "([0-9a-f]{32})", ')  # how a saved tokenizer begins, since it has a digest
 
@@ -32,6 +34,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.frame: Frame = read_frame(backend, pad_id)
+        backend.encode(UNKNOWN)  # fails for a vocabulary without its own unknown token
         backend.encode_special_tokens = True
         self.backend = backend
         self.pad_id = pad_id
@@ -68,12 +71,10 @@ class Tokenizer:
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], path: str) -> Self:
         """Make a tokenizer from the content of a file that `save` wrote. Raises ValueError, naming the file."""
-        try:
+        with read_as_tokenizer(path):
             backend = Backend.from_str(json.dumps(saved["tokenizer"]))
             ids = known_ids(backend, saved, "pad_id", "turn_id")
             return cls(backend, *ids, saved.get("joint_prompts", False) is True)
-        except Exception as error:  # the backend raises plain exceptions
-            raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
     def separate_pairs(self) -> None:
         """Put the separator between the two texts of a pair, where the tokenizer puts nothing.
@@ -203,6 +204,17 @@ class Tokenizer:
         if not self.joint_prompts and self.ids(f"{prompt}a") == [*self.prompt(prompt), *self.ids("a")]:
             return True
         return self.token_id(prompt) is not None and self.ids(prompt) != [self.token_id(prompt)]
+
+
+@contextmanager
+def read_as_tokenizer(path: str) -> Iterator[None]:
+    """Make whatever goes wrong with the content of a file a ValueError that names the file."""
+    try:
+        yield
+    except BaseException as error:  # the backend raises plain exceptions, and panics, which are none
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise InputError(f"{path} is not a tokenizer of poly_agents ({error!r}); restore the file") from error
 
 
 def known_ids(backend: Backend, saved: Mapping[str, Any], *names: str) -> list[int]:
