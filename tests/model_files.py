@@ -14,7 +14,7 @@ RESPONSES = [text(i) for i in range(7)]
 def scores(path: str | Path) -> np.ndarray:
     """Score some responses by a model file. Shape [contexts, responses]."""
     ranked = poly_agents.load(str(path), "float32").rank(CONTEXTS, RESPONSES)
-    return np.array([[score for _, score in sorted(line)] for line in ranked])
+    return np.array([[each.score for each in sorted(line)] for line in ranked])
 
 
 def folder_of(path: str | Path) -> dict[str, bytes]:

@@ -16,14 +16,11 @@ from poly_agents.agents.teachers.reading import rows
 from poly_agents.candidates.reading import read_candidates
 from poly_agents.candidates.store import Damaged, Store
 from poly_agents.candidates.writer import Recipe, build
-from poly_agents.errors import InputError
 from poly_agents.files import archives, checkpoint, lines
 from poly_agents.files.atomic import write_text
 from poly_agents.learning import negatives
-from poly_agents.models.opening import read_tokenizer
 
 CANDIDATES = [{"text": text} for text in ("hello", "how are you", "fine thanks")]
-SAVED = Path(__file__).parent / "fixtures/saved"
 RECIPE = Recipe(lambda texts: torch.ones(len(texts), 4), "of a model")
 
 
@@ -203,105 +200,3 @@ def test_only_a_regular_file_is_replaced(tmp_path):
     write_text(tmp_path / "link", "new too")
     assert (tmp_path / "file").read_text() == "new" and (tmp_path / "link").read_text() == "new too"
     assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
-
-
-# --- every entry of a model's files -----------------------------------------------------------------------------------
-
-REMOVED = object()
-OTHER_VALUES = [REMOVED, None, -1, 10**12, float("nan"), "", [1]]
-
-
-def places(value, place: tuple = ()):
-    """Yield the place of every entry within a JSON value. Of long lists and objects the first few stand for all."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in list(items)[:25]:
-        yield (*place, key)
-        yield from places(part, (*place, key))
-
-
-def with_other(value, place: tuple, other):
-    """Copy a JSON value with another entry at a place."""
-    copy = json.loads(json.dumps(value))
-    *path, key = place
-    inner = copy
-    for step in path:
-        inner = inner[step]
-    if other is REMOVED:
-        del inner[key]
-    else:
-        inner[key] = other
-    return copy
-
-
-@pytest.mark.parametrize("name", ["ed2lm"])
-def test_a_header_loads_or_is_refused_by_file_whatever_is_in_it(name, tmp_path):
-    path = tmp_path / "model"
-    shutil.copy(SAVED / name / "model.dict", f"{path}.dict")
-    saved = checkpoint.read(str(SAVED / name / "model"))
-    weights, refused = dict(saved.weights), 0
-    for place in places(saved.header):
-        for other in OTHER_VALUES:
-            checkpoint.write(str(path), with_other(saved.header, place, other), weights)
-            try:
-                poly_agents.load(str(path), "float32").rank("hello you", ["blue dog", "one"])
-            except InputError as error:
-                assert str(path) in str(error), (place, other)
-                refused += 1
-    assert refused > 100
-
-
-@pytest.mark.parametrize("name", ["converted"])
-def test_a_dictionary_loads_or_is_refused_by_file_whatever_is_in_it(name, tmp_path):
-    path = tmp_path / "model.dict"
-    saved, refused = json.loads((SAVED / name / "model.dict").read_text(encoding="utf-8")), 0
-    for place in places(saved):
-        for other in OTHER_VALUES:
-            path.write_text(json.dumps(with_other(saved, place, other)), encoding="utf-8")
-            try:
-                read_tokenizer(str(path)).ids_of(["hello you", "my cat\nfine", ""])
-            except InputError as error:
-                assert str(path) in str(error), (place, other)
-                refused += 1
-    assert refused > 100
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "is not JSON"),
-        (b"null", "no JSON object"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b'{"a":' * 50_000, "nested too deeply"),
-        (b"\xff\xfe{}", "is not JSON"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
-    ],
-)
-def test_a_damaged_dictionary_is_refused_by_file(data, message, tmp_path):
-    (tmp_path / "model.dict").write_bytes(data)
-    with pytest.raises(InputError, match=rf"model\.dict.*{message}"):
-        read_tokenizer(str(tmp_path / "model.dict"))
-
-
-def test_a_dictionary_that_was_changed_is_refused(trained, tmp_path):
-    data = Path(f"{trained['bi']}.dict").read_bytes()
-    (tmp_path / "model.dict").write_bytes(data.replace(b'"hello": 4', b'"hello": 5'))
-    with pytest.raises(InputError, match=r"model\.dict is damaged: it is not what was written"):
-        read_tokenizer(str(tmp_path / "model.dict"))
-
-
-# --- folders of backbones ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["pointer", "half", "nested"])
-def test_a_damaged_file_of_a_backbone_is_named(name, damage, tiny, tmp_path):
-    folder = shutil.copytree(tiny, tmp_path / "backbone")
-    path = folder / name
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    whole = path.read_bytes()
-    path.write_bytes({"pointer": pointer, "half": whole[: len(whole) // 2], "nested": b"[" * 100_000}[damage])
-    place = folder if name == "tokenizer.json" and damage != "pointer" else path
-    with pytest.raises(InputError) as raised:
-        poly_agents.start("cross", backbone=str(folder), precision="float32")
-    assert str(place) in str(raised.value)
-    assert ("is a Git LFS pointer" in str(raised.value)) == (damage == "pointer")

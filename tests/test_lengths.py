@@ -44,7 +44,9 @@ def test_a_length_that_is_given_stays_and_the_other_one_gives_way(given, fitted,
     "given", [{"text_truncate": 96}, {"label_truncate": 96}, {"text_truncate": 90, "label_truncate": 5}]
 )
 def test_lengths_that_are_given_and_do_not_fit_are_refused(given, tiny):
-    with pytest.raises(ValueError, match=r"need \d+ positions with the special tokens, the encoder has 97; give smaller"):
+    with pytest.raises(
+        ValueError, match=r"need \d+ positions with the special tokens, the encoder has 97; give smaller"
+    ):
         poly_agents.start("cross", backbone=tiny, **PLAIN, **given)
 
 

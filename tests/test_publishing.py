@@ -95,3 +95,14 @@ def test_what_is_pushed_can_be_loaded_back(hub, trained, report, tmp_path, capsy
     hub.repos["org/other"] = {"model": b"x", "README.md": b"y"}
     with pytest.raises(DownloadError, match=r"org/other was not made by .*has no model\.dict, model\.opt, SHA256SUMS"):
         zoo.fetch("hub/org/other", tmp_path)
+
+
+@pytest.mark.parametrize("address", ["zoo:poly_agents/hub/org/model/model", "zoo:poly_agents/hub/org/model"])
+def test_a_repository_may_be_called_model(hub, trained, tmp_path, address):
+    publishing.prepare_folder(str(tmp_path / "mine"), trained["bi"], [], "mit", "en")
+    hub.repos["org/model"] = folder_of(tmp_path / "mine")
+    path = zoo.local(address, tmp_path)
+    assert path == str(tmp_path / "models/poly_agents/hub/org/model/model")
+    np.testing.assert_array_equal(scores(path), scores(trained["bi"]))
+    with pytest.raises(ValueError, match="is given as zoo:poly_agents/hub/ORG/NAME/model"):
+        zoo.local("zoo:poly_agents/hub/org/", tmp_path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from poly_agents.errors import DownloadError, InputError
+from poly_agents.files import json_files
 from poly_agents.files.atomic import locked, sha256, write_text
 from poly_agents.options import nearest, unknown
 from poly_agents.zoo.catalogue import BACKBONES, ZOO, Entry
@@ -24,6 +25,7 @@ from poly_agents.zoo.sources import CANDIDATES, Packaged, Pushed
 
 __all__ = ["BACKBONES", "ZOO", "Entry", "Packaged", "backbone", "data_folder", "fetch", "find", "local"]
 PREFIX = "zoo:poly_agents/"
+HUB = re.compile(r"hub/[\w-][\w.-]*/[\w-][\w.-]*")  # the name of a model on HuggingFace's hub
 KEPT = (CANDIDATES, *MODEL_FILES)  # the model last: it is there only if the others are
 
 
@@ -46,8 +48,10 @@ def backbone(name: str) -> str:
 
 def find(name: str) -> Entry:
     """Find the entry of a name. Raises ValueError with the nearest names if there is none."""
-    if re.fullmatch(r"hub/[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if HUB.fullmatch(name):
         return Entry("", Pushed(name.removeprefix("hub/")))
+    if name.startswith("hub/"):
+        raise InputError(f"there is no checkpoint {name!r}; one of the hub is given as {PREFIX}hub/ORG/NAME/model")
     if name not in ZOO:
         near = nearest(name, ZOO, 5, 0.5) or [known for known in ZOO if name.lower() in known.lower()]
         hint = f"did you mean {', '.join(near)}?" if near else "`parlai poly_zoo` lists them"
@@ -76,7 +80,7 @@ def fetch(name: str, datapath: str | Path, check: bool = False) -> Path:
         return model
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_name(f".{folder.name}.lock"), folder):
-        noted = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        noted = json_files.read(notes) if notes.is_file() else {}
         if not model.is_file():
             _make(entry, folder, notes, noted)
         elif check:
@@ -121,7 +125,9 @@ def local(path: str | Path, datapath: str | Path | None = None) -> str:
     if not path.startswith("zoo:"):
         return path
     if path.startswith(PREFIX):
-        return str(fetch(path.removeprefix(PREFIX).removesuffix("/model"), data_folder(datapath)))
+        name = path.removeprefix(PREFIX)
+        name = name if HUB.fullmatch(name) else name.removesuffix("/model")  # a repository may be called `model`
+        return str(fetch(name, data_folder(datapath)))
     raise InputError(f"{path} is in ParlAI's own zoo: give it to a `parlai` command, which fetches it")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poly_agents.errors import InputError
-from poly_agents.files import checkpoint
+from poly_agents.files import checkpoint, json_files
 from poly_agents.models import opening
 from poly_agents.options import flag
 from poly_agents.rankers import ranker_class
@@ -70,7 +70,7 @@ class Model(NamedTuple):
 
 def read_opt(model_file: str) -> dict[str, Any]:
     """Read the options that ParlAI saved beside a model."""
-    return json.loads(Path(f"{model_file}.opt").read_text(encoding="utf-8"))
+    return json_files.read(f"{model_file}.opt")
 
 
 def portable(value: Any) -> Any:
@@ -94,7 +94,7 @@ def evaluations(model_file: str, reports: Sequence[str]) -> list[Evaluated]:
     stats = Path(f"{model_file}.trainstats")
     if not stats.is_file():
         return []
-    opt, saved = read_opt(model_file), json.loads(stats.read_text(encoding="utf-8"))
+    opt, saved = read_opt(model_file), json_files.read(stats)
     found = {split: saved.get(f"final_{split}_report") for split in ("test", "valid")}
     return [Evaluated(opt.get("evaltask") or opt["task"], split, report) for split, report in found.items() if report]
 
@@ -102,7 +102,7 @@ def evaluations(model_file: str, reports: Sequence[str]) -> list[Evaluated]:
 def read_report(path: str) -> Evaluated:
     """Read a report. Raises ValueError if the file is none."""
     try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        saved = json_files.read(path)
         opt, report = saved["opt"], saved["report"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not what `eval_model --report-filename` writes ({error!r})") from error

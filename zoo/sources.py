@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from poly_agents.errors import DownloadError, InputError, MissingPackageError
+from poly_agents.files import json_files
 from poly_agents.files.atomic import replace, sha256, write_text
 from poly_agents.files.download import Download, fetch, fetch_archive
 from poly_agents.zoo.checks import MODEL_FILES, SUMS, check_snapshot, check_sums
@@ -199,7 +200,7 @@ class Archive(Source):
         if not opt.is_file():  # models to start from may have none
             write_text(opt, json.dumps({"model": f"transformer/{agent}encoder", **options}, indent=1))
         try:
-            json.loads(opt.read_text(encoding="utf-8"))
+            json_files.read(opt)
         except ValueError as error:  # ParlAI would go on to unpickle it
             opt.unlink()
             raise DownloadError(f"{content / self.inside / opt.name} is not JSON; older forms can run code") from error

@@ -152,7 +152,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     """Read a JSON object that was noted beside a file. A missing or damaged one reads as empty."""
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return notes if isinstance(notes, dict) else {}
 
