@@ -1,4 +1,4 @@
-"""Files of models and backbones that were altered or cut off: each loads, or is refused in one sentence that names it."""
+"""Files of models and backbones that were altered or cut off: each loads, or is refused by a sentence that names it."""
 
 import json
 import shutil
