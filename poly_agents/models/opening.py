@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poly_agents.errors import InputError
+from poly_agents.errors import MissingFileError
 from poly_agents.files import checkpoint
 from poly_agents.files.checkpoint import Checkpoint, Weights
 from poly_agents.files.regular import check_regular
@@ -91,6 +92,8 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
     """Return the tokenizer of a backbone: a HuggingFace name or folder, or a model file."""
     if Path(source).is_file():
         return read_tokenizer(f"{source}.dict")
+    if not Path(source).exists() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
+        raise MissingFileError(f"there is no backbone {source}, neither a folder nor a model file; give another path")
     hub_files.check_files(source)
     tokenizer = Tokenizer.pretrained(source)
     if not tokenizer.frame.pair[1].ids and not classifiers.has_decoder_head(source):
