@@ -8,8 +8,7 @@ The format is read off the first bytes of the file and off the `.opt` beside it.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poly_agents.errors import InputError
-from poly_agents.errors import MissingFileError
+from poly_agents.errors import InputError, MissingFileError
 from poly_agents.files import checkpoint
 from poly_agents.files.checkpoint import Checkpoint, Weights
 from poly_agents.files.regular import check_regular
