@@ -36,7 +36,6 @@ REFERENCE = {  # page -> the folder it is about, and what that holds
     "agents": ("poly_agents/agents", "The one folder that knows ParlAI."),
     "patches": ("poly_agents/patches", "What is mended in ParlAI as it is imported, and when each patch can go."),
     "teachers": ("poly_agents/agents/teachers", "What every data set builds on: examples, their order, reading files."),
-    "patches": ("poly_agents/patches", "Patches of ParlAI; each says when it can go."),
     "tasks": ("tasks", "Data sets. Installed as `poly_agents.tasks`."),
     "zoo": ("zoo", "Checkpoints by name. Installed as `poly_agents.zoo`."),
 }
