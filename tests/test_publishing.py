@@ -73,7 +73,8 @@ def test_a_prepared_folder_has_nothing_of_this_machine(trained, report, tiny, tm
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, _, name = line.partition("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    assert "examples_seen" in checkpoint.read_header(str(folder / "model"))
+    header, trained_header = (checkpoint.read_header(path) for path in (str(folder / "model"), trained["poly"]))
+    assert "examples_seen" in header and header.keys() == trained_header.keys() - {"train_stats"}
     publishing.prepare_folder(str(folder), trained["poly"], [report], "mit", "en")  # again
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds notes\.txt already; give a folder of its own"):

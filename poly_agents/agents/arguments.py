@@ -118,7 +118,7 @@ def given_lengths(opt) -> set[str]:
 def apply_truncate(opt) -> None:
     """Apply ParlAI's `--truncate` to the lengths of contexts and candidates."""
     if opt.get("truncate", -1) > 0:
-        for name in ("text_truncate", "label_truncate"):
+        for name in Lengths._fields:
             opt[name] = min(opt[name], opt["truncate"])
 
 

@@ -27,6 +27,7 @@ from poly_agents.files.regular import check_regular
 
 KEY = "poly_agents"  # the header's key in the metadata of the safetensors file
 CHECKSUMS = "crc32"  # the entry of the header with the checksums: of each tensor by its name, of the rest under ""
+LENGTHS = ("text_truncate", "label_truncate", "persona_share")  # entries of the header that say how texts are cut
 HELD = 2**27  # bytes of a mapped file that stay in memory while its tensors are popped
 
 
@@ -168,8 +169,7 @@ def checksum(tensor: Tensor) -> int:
 
 def settings(header: dict[str, Any]) -> dict[str, Any]:
     """Return what a ParlAI `.opt` file says of a model besides its name: its options and the lengths of texts."""
-    lengths = ("text_truncate", "label_truncate", "persona_share")
-    return header["options"] | {key: header[key] for key in lengths if key in header}
+    return header["options"] | {key: header[key] for key in LENGTHS if key in header}
 
 
 def examples_seen(model_file: str, task: str) -> int:

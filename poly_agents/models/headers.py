@@ -16,9 +16,9 @@ from torch import Tensor
 
 from poly_agents.encoders.loading import first_line
 from poly_agents.errors import InputError, PolyAgentsError
+from poly_agents.models.lengths import Lengths
 from poly_agents.options import Options, has_type, kind_of
 
-LENGTHS = ("text_truncate", "label_truncate")
 LONGEST = 2**20  # tokens of a text
 SMALL = 2**16  # a size that is harmless whatever the weights are
 LAYERS = re.compile(r"(num_|n_)?(hidden_|decoder_|encoder_)?layers")
@@ -63,7 +63,7 @@ def check_types(header: Mapping[str, Any], path: str) -> None:
     ):
         if not isinstance(header.get(entry), kind):
             refuse(path, entry, header.get(entry), allowed)
-    for entry in LENGTHS:
+    for entry in Lengths._fields:
         value = header.get(entry)
         if type(value) is not int or not 1 <= value <= LONGEST:
             refuse(path, entry, value, f"a number from 1 to {LONGEST:,}")
