@@ -60,9 +60,9 @@ def read_candidates(path: str | Path, digest: Any = None) -> Iterator[dict[str, 
 
 
 def check_file(path: str | Path) -> None:
-    """Raise ValueError if there is no such file of candidates, or if it is a folder."""
-    if not Path(path).exists():
-        raise MissingFileError(f"there is no file of candidates {path}; give another path")
+    """Raise ValueError if there is no such file of candidates, or if it is a folder. A pipe is as good as a file."""
+    if not str(path) or not Path(path).exists():
+        raise MissingFileError(f"there is no file of candidates {str(path)!r}; give another path")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; give a file with one candidate per line")
 
@@ -71,9 +71,10 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
     """Parse a line of JSON. Raises ValueError, which names the place, if it has no text."""
     try:
         candidate = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        text = candidate["text"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{place}: needs a JSON object with a text, got {line[:80]!r} ({error})") from error
-    return checked(candidate, place)
+    return candidate | {"text": filled_text(text, f"the text of {place}")}
 
 
 def as_candidates(values: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -85,22 +86,20 @@ def as_candidates(values: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[st
     >>> list(as_candidates(["yes", {"text": "no", "id": 7}]))
     [{'text': 'yes'}, {'text': 'no', 'id': 7}]
     """
-    if not given.is_list(values):
-        raise InputError(
-            f"candidates is a list of texts or dictionaries, or the path of a file; got {given.short(values)}"
-        )
+    given.check_list(values, "candidates is a file, or a list of strings or dictionaries")
     for number, each in enumerate(values):
-        yield checked({"text": each} if isinstance(each, str) else each, f"candidate {number}")
+        candidate = each if isinstance(each, Mapping) else {"text": each}
+        if "text" not in candidate:
+            raise InputError(f"candidate {number} has no text: {given.short(dict(each))}; give it a field 'text'")
+        yield {**candidate, "text": filled_text(candidate["text"], f"candidate {number}")}
 
 
-def checked(candidate: Any, place: str) -> dict[str, Any]:
-    """Return a candidate that has a text. Raises ValueError, which names the place, if it does not."""
-    if not isinstance(candidate, Mapping) or "text" not in candidate:
-        raise InputError(f"{place} is {given.short(candidate)}; give a text, or an object that has one")
-    text = given.text(candidate["text"], f"the text of {place}")
+def filled_text(value: Any, place: str) -> str:
+    """Return a text as a plain string. Raises ValueError, which begins with the place, if it is none or empty."""
+    text = given.text(value, place)
     if not text.strip():
-        raise InputError(f"the text of {place} is empty; leave it out")
-    return {**candidate, "text": text}
+        raise InputError(f"{place} is empty; leave it out")
+    return text
 
 
 def count_lines(path: str | Path) -> int:

@@ -1,6 +1,6 @@
-"""Candidates as a program gives them -> a store, and the best of a store -> candidates as they were given."""
+"""The best of a store -> candidates as they were given, with their scores."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from poly_agents.candidates.search import Search, SearchOptions
@@ -50,21 +50,3 @@ def retrieve(
     check_finite(scores, ranker, rows >= 0, "the store has vectors that are not finite; make it again")
     pairs = zip(rows.tolist(), scores.tolist(), strict=True)
     return [Retrieved(within.store[row], score) for row, score in pairs if row >= 0]
-
-
-def stored_candidates(candidates: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield candidates as a store takes them: dictionaries with a `text`.
-
-    Raises:
-        ValueError: it is no list, or one of them has no text. The message names its place.
-
-    >>> list(stored_candidates(["yes", {"text": "no", "id": 7}]))
-    [{'text': 'yes'}, {'text': 'no', 'id': 7}]
-    """
-    given.check_list(candidates, "candidates is a file, or a list of strings or dictionaries")
-    for place, candidate in enumerate(candidates):
-        if not isinstance(candidate, Mapping):
-            candidate = {"text": candidate}
-        if "text" not in candidate:
-            raise InputError(f"candidate {place} has no text: {given.short(dict(candidate))}; give it a field 'text'")
-        yield {**candidate, "text": given.text(candidate["text"], f"candidate {place}")}

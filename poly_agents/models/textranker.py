@@ -12,11 +12,10 @@ from poly_agents.candidates.search import Search
 from poly_agents.candidates.store import Store
 from poly_agents.errors import InputError
 from poly_agents.files import atomic, checkpoint
-from poly_agents.files.regular import check_regular
 from poly_agents.models import building, lengths, opening
 from poly_agents.models.prefetch import prefetch
 from poly_agents.models.ranking import NOTHING, Pools, Ranked, Remembered, candidate_texts, pools_of
-from poly_agents.models.retrieval import Retrieved, retrieve, stored_candidates
+from poly_agents.models.retrieval import Retrieved, retrieve
 from poly_agents.rankers import agent_of, options_of
 from poly_agents.scoring.ranker import Ranker, slices
 from poly_agents.scoring.ranks import check_top
@@ -245,10 +244,6 @@ class TextRanker:
             ValueError: there is no such file or it cannot be read, one of the candidates is no text (the message names
                 its place), or the folder holds something else.
         """
-        if isinstance(candidates, str | Path):
-            check_regular(candidates, "file of candidates")
-        else:
-            candidates = stored_candidates(candidates)
         if precision == "auto":
             precision = str(self.ranker.candidate_encoder.dtype).removeprefix("torch.")
         recipe = writer.Recipe(self._encode, self.fingerprint, precision)
