@@ -47,7 +47,11 @@ def test_a_pickled_file_of_options_is_refused_and_not_unpickled(tmp_path, plante
 
 @pytest.mark.parametrize(
     "name",
-    ["subprocess:Popen", "os:system", "evil.agents:Agent", "projects:evil:agent", "internal:evil", "../evil", "a/b/c"],
+    [
+        *("subprocess:Popen", "os:system", "evil.agents:Agent", "projects:evil:agent", "internal:evil", "../evil"),
+        "a/b/c",
+        *("tfidf_retriever", "parlai.agents.tfidf_retriever.tfidf_retriever:TfidfRetrieverAgent", "rag", "fid/fid"),
+    ],
 )
 def test_an_agent_that_is_neither_ours_nor_of_parlai_is_refused_by_name(tmp_path, name):
     path = write(tmp_path / "model.opt", {"model": name})
@@ -72,9 +76,17 @@ def test_agents_of_ours_and_of_parlai_are_read(tmp_path, name):
     assert Opt.load(write(tmp_path / "model.opt", {"model": name}))["model"] == name
 
 
-def test_a_name_on_the_command_line_is_the_user_s_choice(tmp_path, monkeypatch):
+def test_a_model_does_not_choose_which_files_its_evaluation_writes(tmp_path):
+    outputs = {"ranks_file": "/home/me/notes", "submission": "/home/me/notes"}
+    options = outputs | {"model": "poly_agents/bi", "override": outputs}
+    read = option_files.read(write(tmp_path / "model.opt", options))
+    assert read == {"model": "poly_agents/bi", "override": {}}
+
+
+@pytest.mark.parametrize("words", [["-m", "mine.agents:MyAgent"], ["--model=mine.agents:MyAgent"]])
+def test_a_name_on_the_command_line_is_the_user_s_choice(words, tmp_path, monkeypatch):
     path = write(tmp_path / "model.opt", {"model": "mine.agents:MyAgent"})
-    monkeypatch.setattr(sys, "argv", ["parlai", "eval_model", "-m", "mine.agents:MyAgent"])
+    monkeypatch.setattr(sys, "argv", ["parlai", "eval_model", *words])
     assert Opt.load(path)["model"] == "mine.agents:MyAgent"
 
 

@@ -16,7 +16,9 @@ from poly_agents.files.regular import check_regular
 
 LARGEST = 2**24  # bytes of a file
 AGENT = r"poly_agents/[a-z][a-z0-9_]*|poly_agents(\.\w+)+:[A-Za-z0-9]+Agent"
-AGENT_OF_PARLAI = r"[a-z][a-z0-9_]*(/[a-z0-9_]+)?|parlai\.agents(\.\w+)+:\w+"
+UNPICKLES = "tfidf_retriever|retriever_reader|rag|fid"  # agents of ParlAI that run what the files beside a model pickle
+AGENT_OF_PARLAI = rf"(?!(parlai\.agents\.)?({UNPICKLES})\b)([a-z][a-z0-9_]*(/[a-z0-9_]+)?|parlai\.agents(\.\w+)+:\w+)"
+OUTPUTS = {"ranks_file", "submission"}  # files that an agent would write; whoever evaluates a model names them
 CLASS = r"(parlai|poly_agents)(\.\w+)+:\w+"
 
 
@@ -24,7 +26,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """Read a file of options.
 
     Returns:
-        The options. Tasks and classes that are not ParlAI's or ours are left out.
+        The options. Tasks and classes that are not ParlAI's or ours are left out, and so are names of files to write.
 
     Raises:
         ValueError: it is not one JSON object, is larger than 16 MB, or names an agent that is not ParlAI's or ours. The
@@ -46,12 +48,13 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def checked(options: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Check every name in some options that ParlAI imports, as `read` does. Errors name `source`."""
-    known = {name: value for name, value in options.items() if name not in IMPORTED or IMPORTED[name](value)}
+    kept = {name: value for name, value in options.items() if name not in OUTPUTS}
+    known = {name: value for name, value in kept.items() if name not in IMPORTED or IMPORTED[name](value)}
     agent = options.get("model")
     if agent is not None and not is_agent(agent):
         raise InputError(
-            f"{source} names the agent {agent!r}, which is neither of poly_agents nor one of ParlAI's own; "
-            "if you trust it, give its name with -m"
+            f"{source} names the agent {agent!r}, which is neither of poly_agents nor one of ParlAI's own that are "
+            "safe to load; if you trust it, give its name with -m"
         )
     if isinstance(options.get("override"), Mapping):
         known["override"] = checked(options["override"], source)
@@ -60,7 +63,7 @@ def checked(options: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def typed(name: str) -> bool:
     """Tell whether a name stands on the command line: then it is the user's choice."""
-    return name in sys.argv
+    return any(word == name or word.endswith(f"={name}") for word in sys.argv)
 
 
 def is_agent(name: Any) -> bool:
