@@ -33,3 +33,12 @@ class MissingPackageError(PolyAgentsError, ImportError):
 
 class DownloadError(PolyAgentsError):
     """A file cannot be fetched, or what came is not what its table promises."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name if it has none.
+
+    >>> first_line(ValueError("no such model\\nfurther lines")), first_line(KeyError())
+    ('no such model', 'KeyError')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poly_agents.errors import DownloadError, InputError, MissingPackageError
+from poly_agents.errors import DownloadError, InputError, MissingPackageError, first_line
 from poly_agents.files import json_files
 from poly_agents.files.atomic import replace, sha256, write_text
 from poly_agents.files.download import Download, fetch, fetch_archive
@@ -265,11 +265,10 @@ def download(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Path
     try:
         snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # which one depends on the HTTP library, which changes with the hub's versions
-        reason = str(error).strip().partition("\n")[0]
         offline = "HF_HUB_OFFLINE is set; unset it" if constants.HF_HUB_OFFLINE else "HF_ENDPOINT can name a mirror"
         raise DownloadError(
-            f"{repo} did not come from {constants.ENDPOINT}: {reason} ({offline}). Or download it by hand and give its "
-            "folder as --backbone"
+            f"{repo} did not come from {constants.ENDPOINT}: {first_line(error)} ({offline}). Or download it by hand "
+            "and give its folder as --backbone"
         ) from error
     check_snapshot(snapshot)
     return snapshot

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from poly_agents.encoders import layers, packed
-from poly_agents.encoders.loading import T5, first_line, is_causal, load_pretrained, text_model
+from poly_agents.encoders.loading import T5, is_causal, load_pretrained, text_model
 from poly_agents.encoders.precision import attention
 from poly_agents.encoders.states import by_length
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, first_line
 from poly_agents.text.tokens import Tokens
 
 UNLIMITED = 2**20  # positions of a model that uses distances between tokens instead

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from poly_agents.encoders.precision import attention
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, first_line
 
 T5 = ("t5", "mt5", "umt5")  # families of encoder-decoders whose encoder is one of texts by itself
 
@@ -63,11 +63,6 @@ def is_causal(model: nn.Module) -> bool:
         for names in (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
     )
     return generates and not fills_gaps and family != "xlnet"  # which sees everything unless it generates
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its name if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from torch import Tensor
 from poly_agents.errors import InputError
 from poly_agents.files import json_files
 from poly_agents.files.atomic import replace
-from poly_agents.files.regular import check_regular
+from poly_agents.files.regular import check_not_pointer, check_regular
 
 KEY = "poly_agents"  # the header's key in the metadata of the safetensors file
 CHECKSUMS = "crc32"  # the entry of the header with the checksums: of each tensor by its name, of the rest under ""
@@ -188,8 +188,7 @@ def _tensors(path: str, prefix: str) -> dict[str, Tensor]:
 def _open(path: str):
     check_regular(path, "model file")
     try:
-        with open(path, "rb") as file:
-            json_files.check_not_pointer(file.read(len(json_files.LFS)), path)
+        check_not_pointer(path)
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged or not a model of poly_agents ({error}); restore the file") from error

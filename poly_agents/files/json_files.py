@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from poly_agents.errors import InputError
-from poly_agents.files.regular import check_regular
-
-LFS = b"version https://git-lfs"  # how a file begins that Git LFS keeps elsewhere
+from poly_agents.files.regular import read_bytes
 
 
 def parse(data: str | bytes, source: str) -> Any:
@@ -29,16 +27,4 @@ def parse(data: str | bytes, source: str) -> Any:
 
 def read(path: str | Path) -> Any:
     """Read a JSON file. Raises ValueError as `parse` does, and if there is no such file."""
-    check_regular(path, "file")
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); give the path of a file") from error
-    check_not_pointer(data, path)
-    return parse(data, str(path))
-
-
-def check_not_pointer(data: bytes, path: str | Path) -> None:
-    """Raise ValueError if a file, which begins with `data`, is only a pointer of Git LFS to the file itself."""
-    if data.startswith(LFS):
-        raise InputError(f"{path} is a Git LFS pointer, not the file itself; fetch it: git lfs pull")
+    return parse(read_bytes(path, "file"), str(path))

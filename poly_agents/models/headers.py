@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from poly_agents.encoders.loading import first_line
-from poly_agents.errors import InputError, PolyAgentsError
+from poly_agents.errors import InputError, PolyAgentsError, first_line
 from poly_agents.models.lengths import Lengths
 from poly_agents.options import Options, has_type, kind_of
 

@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, first_line
 from poly_agents.files import json_files
+from poly_agents.files.regular import check_not_pointer
 
 WEIGHTS = "model.safetensors", "pytorch_model.bin"
 CHECKED = (".json", ".txt", ".safetensors", ".bin", ".model")
@@ -111,10 +112,8 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> tuple[set[str], d
         states = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         return set(states), {name: tensor.float() for name, tensor in states.items() if wanted(name)}
     except Exception as error:  # torch and safetensors raise many kinds
-        with path.open("rb") as file:
-            json_files.check_not_pointer(file.read(len(json_files.LFS)), path)
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} is damaged or cut off ({reason}); restore the file") from error
+        check_not_pointer(path)
+        raise InputError(f"{path} is damaged or cut off ({first_line(error)}); restore the file") from error
 
 
 def check_files(source: str) -> None:
@@ -130,8 +129,7 @@ def check_files(source: str) -> None:
         return
     for path in sorted(Path(source).iterdir()):
         if path.suffix in CHECKED and path.is_file():
-            with path.open("rb") as file:
-                json_files.check_not_pointer(file.read(len(json_files.LFS)), path)
+            check_not_pointer(path)
             if path.suffix == ".safetensors" or path.match("pytorch_model*.bin"):
                 read_tensors(path, lambda name: False)
     settings(source, "config.json")

@@ -5,17 +5,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from poly_agents.errors import InputError
+from poly_agents.errors import InputError, first_line
 from poly_agents.files import json_files
 from poly_agents.files.atomic import write_text
 from poly_agents.files.digests import bytes_digest
-from poly_agents.files.regular import check_regular
+from poly_agents.files.regular import read_bytes
 from poly_agents.options import Options
 from poly_agents.text.frame import Frame, Piece, read_frame
 
@@ -58,10 +57,9 @@ class Tokenizer:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # which one depends on the files and on the version of transformers
-            reason = str(error).strip().partition("\n")[0]
             raise InputError(
-                f"the tokenizer of the backbone {source} cannot be loaded ({reason}); give a folder, a model file, or "
-                "a name of HuggingFace's hub"
+                f"the tokenizer of the backbone {source} cannot be loaded ({first_line(error)}); give a folder, a model "
+                "file, or a name of HuggingFace's hub"
             ) from error
         if not tokenizer.is_fast:
             raise InputError(f"{source} has only a slow tokenizer; convert it to a tokenizer.json first")
@@ -230,12 +228,7 @@ def known_ids(backend: Backend, saved: Mapping[str, Any], *names: str) -> list[i
 
 def read_saved(path: str) -> dict[str, Any]:
     """Read the JSON object that `Tokenizer.save` wrote. Raises ValueError, naming the file."""
-    check_regular(path, "tokenizer")
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} is not a tokenizer of poly_agents ({error}); restore the file") from error
-    json_files.check_not_pointer(data, path)
+    data = read_bytes(path, "tokenizer")
     start = DIGEST_START.match(data)
     if start and start[1].decode() != bytes_digest(b"{" + data[start.end() :]):
         raise InputError(f"{path} is damaged: it is not what was written; restore the file")
