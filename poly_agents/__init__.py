@@ -7,15 +7,24 @@ Nothing heavy is imported here: this file runs at every interpreter start, becau
 from typing import TYPE_CHECKING, Any
 
 from poly_agents import plugin
-from poly_agents.text.turns import Dialogue
 
 if TYPE_CHECKING:
     from poly_agents.models.textranker import TextRanker
+    from poly_agents.text.turns import Dialogue
 
 __version__ = "0.1.0"
 __all__ = ["Dialogue", "load", "start"]
 
 plugin.install_old_names()
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Dialogue` when it is asked for."""
+    if name != "Dialogue":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from poly_agents.text.turns import Dialogue
+
+    return Dialogue
 
 
 def load(model_file: str, precision: str = "auto") -> "TextRanker":
