@@ -63,6 +63,13 @@ def test_a_validation_does_not_delay_the_end(tiny, data, tmp_path, monkeypatch):
     assert checkpoint.read_header(f"{tmp_path}/model.checkpoint")["number_training_updates"] == 3
 
 
+def test_a_run_that_goes_on_keeps_the_best_weights_until_there_are_better_ones(tiny, data, tmp_path):
+    never_better = {"learningrate": 0, "validation_every_n_steps": 3, "save_every_n_secs": 0.001}
+    for steps in (7, 7):  # the second time it only goes on
+        train(tiny, data, tmp_path / "model", max_train_steps=steps, **never_better)
+        assert checkpoint.read_header(f"{tmp_path}/model")["number_training_updates"] == 3
+
+
 def test_handlers_of_before_are_back_after_a_run(tiny, data, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     train(tiny, data, tmp_path / "model", max_train_steps=1)

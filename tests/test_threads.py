@@ -75,6 +75,27 @@ def test_encodings_die_with_their_weights(trained, name, fused):
     assert not torch.equal(tensors(memory.encode(ranker, ids))[0], held)
 
 
+@pytest.mark.parametrize("name", ["bi", "poly", "late", "mix", "cross"])
+def test_a_change_that_torch_does_not_count_is_a_change(trained, name):
+    model, candidates = poly_agents.load(trained[name], "float32"), ["hello how", "my cat", "six"]
+    before, fingerprint = model.rank("hello", candidates), model.fingerprint
+    for weight in model.ranker.parameters():
+        weight.data.mul_(1.1)
+    fresh = poly_agents.load(trained[name], "float32")
+    fresh.ranker.load_state_dict(model.ranker.state_dict())
+    after = model.rank("hello", candidates)
+    assert scores(after) != pytest.approx(scores(before), abs=1e-3) and model.fingerprint != fingerprint
+    assert scores(after) == pytest.approx(scores(fresh.rank("hello", candidates)), abs=1e-4)
+
+
+def test_another_length_of_candidates_makes_other_encodings(trained):
+    model, candidates = poly_agents.load(trained["bi"], "float32"), ["hello how my cat", "my cat six hello"]
+    model.rank("hello", candidates)
+    model.label_truncate = 1
+    after = model.rank("hello", candidates)
+    assert scores(after) == scores(TextRanker(model.ranker, model.tokenizer, 31, 1).rank("hello", candidates))
+
+
 def test_a_changed_list_of_candidates_is_another_list(trained):
     model = poly_agents.load(trained["bi"], "float32")
     texts = ["hello how", "my cat"]

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import GELUActivation
 
 from poly_agents.encoders import layers
+from poly_agents.encoders.changes import versions
 from poly_agents.text.tokens import Real, Tokens
 
 CACHED_PROGRAMS = "32"
@@ -120,12 +121,12 @@ class PackedEncoder:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, segments: bool):
         self.model, self.dtype, self.segments = model, dtype, segments
-        self.versions = weight_versions(model)
+        self.versions = versions(layers.modules(model).parameters())
         self.layers = [PackedLayer(layer, dtype) for layer in layers.read(model)]
 
     def is_current(self) -> bool:
         """Tell whether the model still has the weights that were copied."""
-        return self.versions == weight_versions(self.model)
+        return self.versions == versions(layers.modules(self.model).parameters())
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
         """Return states [N, L, D] in float32 after some of the layers, zeros for padding. 0 is before the first."""
@@ -155,11 +156,6 @@ class PackedEncoder:
             bias = self.model.encoder.compute_position_bias(tokens.mask[:1].unsqueeze(-1)).to(self.dtype)
         runs = [Run(len(list(same)), length) for length, same in lengths if length]
         return Batch(states.squeeze(0).to(self.dtype), runs, bias, real)
-
-
-def weight_versions(model: nn.Module) -> list[tuple[int, int]]:
-    """Return where the weights of the layers are, and how often each was changed."""
-    return [(part.data_ptr(), part._version) for part in layers.modules(model).parameters()]
 
 
 def can_run(model: nn.Module, dtype: torch.dtype, tokens: Tokens) -> bool:

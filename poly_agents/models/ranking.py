@@ -22,7 +22,7 @@ class Remembered(NamedTuple):
     """The candidates that were encoded last."""
 
     texts: list[str]
-    version: tuple  # of the weights
+    version: tuple  # of all that the encodings depend on
     encoded: Any  # [N, ...]
 
 

@@ -1,5 +1,6 @@
 """Patches of ParlAI's training: a run that is stopped is saved first, and its counters are saved with the weights."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ def patch_loop(script) -> None:
     own_evaluation, own_validation = loop._run_single_eval, loop.validate
 
     def train_steps(self):
+        if self.best_valid is not None and os.path.isfile(self.opt.get("model_file") or ""):
+            self.saved = True  # or ParlAI writes the last weights over the best ones that were saved before it resumed
         self.stop = StopSignal(stop_at_once=not script.is_distributed())
         try:
             with self.stop.watch():

@@ -31,6 +31,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from poly_agents.encoders.backbone import Backbone
+from poly_agents.encoders.changes import versions
 from poly_agents.encoders.states import chain, is_shared, take_rows, tensors
 from poly_agents.errors import InputError
 from poly_agents.files.checkpoint import Weights
@@ -236,9 +237,9 @@ class Ranker(nn.Module, ABC):
     def weights_version(self) -> tuple:
         """Return a value that changes whenever weights may have changed: what was encoded under another one is stale.
 
-        A fused optimizer changes weights without a trace, so every switch to training counts as a change.
+        Every switch to training counts as a change.
         """
-        return self._trained, *((part.data_ptr(), part._version) for part in self.parameters())
+        return self._trained, *versions(self.parameters())
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
