@@ -212,7 +212,7 @@ class TextRanker:
         return self._remembered(candidate_texts(texts))
 
     def _remembered(self, texts: list[str]) -> Any:
-        last, version = self._last, self.ranker.weights_version()  # other threads may set it meanwhile
+        last, version = self._last, (*self.ranker.weights_version(), self.label_truncate)  # other threads may set it
         if last.texts != texts or last.version != version:
             last = self._last = Remembered(texts, version, self._encode(texts))
         return last.encoded
