@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
+from poly_agents.files import transfer
+
 DATA = bytes(i * i % 251 for i in range(100_003))
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
@@ -176,6 +178,17 @@ def serving(handler: type[BaseHTTPRequestHandler], **state) -> Iterator[Threadin
     finally:
         found.shutdown()
         found.server_close()
+
+
+@contextmanager
+def serving_files(
+    monkeypatch, data: bytes = DATA, breaks: int = 1, pause: float = 0.02
+) -> Iterator[ThreadingHTTPServer]:
+    """Run a server of files. Meanwhile transfers write small pieces, and try again at once."""
+    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
+    monkeypatch.setattr(transfer, "PIECE", 4096)
+    with serving(Files, data=data, files={}, breaks=breaks, etag='"one"', pause=pause) as found:
+        yield found
 
 
 @contextmanager

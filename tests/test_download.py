@@ -11,21 +11,15 @@ import pytest
 from poly_agents.errors import DownloadError
 from poly_agents.files import transfer
 from poly_agents.files.download import Download, fetch
-from tests.servers import DATA, DIGEST, Files, serving
+from tests.servers import DATA, DIGEST, serving_files
 
 MD5 = hashlib.md5(DATA).hexdigest()
 
 
-@pytest.fixture
-def server():
-    with serving(Files, data=DATA, files={}, breaks=1, etag='"one"', pause=0.02) as found:
-        yield found
-
-
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
-    monkeypatch.setattr(transfer, "PIECE", 4096)
+def server(monkeypatch):
+    with serving_files(monkeypatch) as found:
+        yield found
 
 
 def get(server, kind, folder, **changes) -> Path:

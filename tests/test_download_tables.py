@@ -5,21 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from poly_agents.files import transfer
 from poly_agents.files.download import Download, Elsewhere, find
 from tests.archives import zipped
-from tests.servers import DATA, Files, serving
+from tests.servers import serving_files
 
 
 @pytest.fixture
-def server():
-    with serving(Files, data=DATA, files={}, breaks=1, etag='"one"', pause=0.02) as found:
+def server(monkeypatch):
+    with serving_files(monkeypatch) as found:
         yield found
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
 
 
 def test_a_file_that_is_elsewhere_says_where(tmp_path):

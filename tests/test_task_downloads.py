@@ -8,7 +8,6 @@ from parlai.core.opt import Opt
 
 from poly_agents import tasks
 from poly_agents.errors import DownloadError
-from poly_agents.files import transfer
 from poly_agents.files.download import Download, Elsewhere
 from poly_agents.tasks.beir import CQADUPSTACK, BeirTeacher
 from poly_agents.tasks.dailydialog import ARCHIVE, DailydialogTeacher
@@ -16,7 +15,7 @@ from poly_agents.tasks.jsonl import JsonlTeacher
 from poly_agents.tasks.trecqa import TrecqaTeacher
 from tests.archives import tarred, zipped
 from tests.data import FIXTURES, read, shared
-from tests.servers import Files, serving
+from tests.servers import serving_files
 
 ANDROID = {
     "corpus.jsonl": '{"_id": "7", "title": "Rooting", "text": "How do I root it?"}\n{"_id": "8", "text": "No."}\n',
@@ -27,8 +26,7 @@ ANDROID = {
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
-    with serving(Files, data=b"", files={}, breaks=0, etag='"one"', pause=0) as found:
+    with serving_files(monkeypatch, b"", breaks=0, pause=0) as found:
         yield found
 
 

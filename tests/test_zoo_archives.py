@@ -13,19 +13,16 @@ import poly_agents
 from poly_agents import zoo
 from poly_agents._parlai.scripts.poly_zoo import PolyZoo
 from poly_agents.errors import DownloadError
-from poly_agents.files import transfer
 from poly_agents.zoo import checks, listing, publishing, sources
 from tests.archives import tarred
 from tests.model_files import folder_of
 from tests.parlai_made import PUBLISHED, files_of, make
-from tests.servers import Files, serving
+from tests.servers import serving_files
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(transfer, "PATIENCE", 0.001)
-    monkeypatch.setattr(transfer, "PIECE", 4096)
-    with serving(Files, data=b"", files={}, breaks=3, etag='"one"', pause=0.05) as found:
+    with serving_files(monkeypatch, b"", breaks=3, pause=0.05) as found:
         yield found
 
 
