@@ -58,8 +58,8 @@ class Tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # which one depends on the files and on the version of transformers
             raise InputError(
-                f"the tokenizer of the backbone {source} cannot be loaded ({first_line(error)}); give a folder, a model "
-                "file, or a name of HuggingFace's hub"
+                f"the tokenizer of the backbone {source} cannot be loaded ({first_line(error)}); give a folder, a "
+                "model file, or a name of HuggingFace's hub"
             ) from error
         if not tokenizer.is_fast:
             raise InputError(f"{source} has only a slow tokenizer; convert it to a tokenizer.json first")
