@@ -15,7 +15,7 @@ from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
 from parlai.utils import logging
 
-from poly_agents.agents import answers, repeats
+from poly_agents.agents import answers
 from poly_agents.agents.arguments import add_chat_arguments, is_training
 from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
 from poly_agents.agents.teachers import teachers
@@ -96,8 +96,7 @@ class Bm25Agent(TextAgent):
         reply = Message(id=self.id, episode_done=False)
         if not self.observation.is_padding() and "full_text" in self.observation:
             self._answer(reply, RankedExample.of(self.observation, self.observation["full_text"]))
-        self.self_observe(reply)
-        return answers.show(reply, self.opt.get("show_candidates")) if self.chat else reply
+        return self.shown(reply)
 
     def _answer(self, reply: Message, example: RankedExample) -> None:
         own = list(example.message.get("label_candidates") or ())
@@ -112,13 +111,8 @@ class Bm25Agent(TextAgent):
             report = answers.report(self.evaluation, [example], scored)
             relevance = report.relevance
             metrics |= {name: values[0] for name, values in report.metrics.items() if values[0] is not None}
-        said = repeats.said_in([example], self.opt)
-        (answer,) = answers.best_answers(scored, len(scored.pool.row(0)), said, relevance)
-        reply.update(
-            text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores, metrics=metrics
-        )
-        if self.opt.get("show_candidates") and not self.chat:
-            reply["ranking"] = answers.lines(answer, self.opt["show_candidates"])
+        self.answer(reply, example, scored, relevance)
+        reply["metrics"] = metrics
 
     def _score(self, context: str, candidates: list[str]) -> Scored:
         """Score the distinct candidates of one context, [1, C]."""

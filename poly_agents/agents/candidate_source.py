@@ -50,7 +50,6 @@ class CandidateSource:
         self.search: Search | MilvusSearch | None = None
         self.memory = Memory()
         self._encoded: dict[str, Any] = {}
-        self.can_cache = model.ranker.can_cache(model.ranker.options)
 
     @property
     def store(self) -> Any:
@@ -79,7 +78,8 @@ class CandidateSource:
 
     def _kept_on_disk(self) -> bool:
         has_place = self.opt.get("model_file") or self.opt["fixed_candidate_vecs"] not in ("reuse", "replace")
-        return bool(self.can_cache and has_place and self.opt["encode_candidate_vecs"] and not is_training(self.opt))
+        is_wanted = self.opt["encode_candidate_vecs"] and not is_training(self.opt)
+        return bool(self.model.can_cache and has_place and is_wanted)
 
     def _open(self, path: str) -> Search | MilvusSearch:
         self.model.ranker.lower_precision()
@@ -178,7 +178,7 @@ class CandidateSource:
     def _score_with_labels(self, contexts: Tokens, pool: Pool) -> Scored:
         """Score a fixed pool and the labels that it lacks. A ranker that can cache scores the labels apart."""
         fixed = self.pools[FIXED]
-        if self.can_cache:
+        if self.model.can_cache:
             parts = self.score(contexts, fixed, FIXED), self.score(contexts, added_label.labels_alone(pool), "labels")
             scores = added_label.joined(pool, *(part.scores for part in parts))
         else:
@@ -199,7 +199,7 @@ class CandidateSource:
 
     def _encode(self, pool: Pool, source: str) -> Any:
         """Return cached encodings of a pool, or None if this ranker cannot cache."""
-        if not self.can_cache:
+        if not self.model.can_cache:
             return None
         if source not in self.pools:
             return self.memory.encode(self.model.ranker, pool.ids)

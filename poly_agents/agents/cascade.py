@@ -19,7 +19,7 @@ from parlai.utils import logging
 from parlai.utils.misc import warn_once
 from torch import Tensor
 
-from poly_agents.agents import answers, model_file, repeats
+from poly_agents.agents import answers, model_file
 from poly_agents.agents.arguments import add_chat_arguments, check_candidates_path, check_numbers, is_training
 from poly_agents.agents.candidate_source import folder_beside, open_pool
 from poly_agents.agents.report import Evaluation, EvaluationOptions, RankedExample, Scored
@@ -65,15 +65,11 @@ class Stage:
         self.model = TextRanker.load(path, precision)
         self.memory = Memory()
 
-    @property
-    def can_cache(self) -> bool:
-        return self.model.ranker.can_cache(self.model.ranker.options)
-
     def score(self, contexts: list[str], texts: Sequence[Sequence[str]]) -> Scored:
         """Score each context's own candidates, [B, C]."""
         ranker = self.model.ranker
         pool = pools.separate(texts, [self.model.candidate_ids(row) for row in texts], None)
-        encoded = self.memory.encode(ranker, pool.ids) if self.can_cache else ranker.encode_ids(pool.ids)
+        encoded = self.memory.encode(ranker, pool.ids) if self.model.can_cache else ranker.encode_ids(pool.ids)
         scores = ranker.score_ids(self.model.context_ids(contexts), encoded, pool.index)
         return Scored(pool, scores.float().cpu())
 
@@ -105,7 +101,7 @@ class CascadeAgent(TextAgent):
         self._check(path)
         self.evaluation = Evaluation.of(opt)
         self.retriever, self.reranker = (self._stage(name) for name in ("retriever", "reranker"))
-        if not self.retriever.can_cache:
+        if not self.retriever.model.can_cache:
             raise InputError(
                 f"--retriever {self.options.retriever} cannot cache candidates, so it would run once for each: "
                 "retrieve with one that can (bi, poly, early, mix, late), and make this one the --reranker"
@@ -139,8 +135,7 @@ class CascadeAgent(TextAgent):
 
     def act(self):
         (reply,) = self.batch_act([self.observation])
-        self.self_observe(reply)
-        return answers.show(reply, self.opt.get("show_candidates")) if self.chat else reply
+        return self.shown(reply)
 
     def batch_act(self, observations):
         replies = [Message(id=self.id, episode_done=False) for _ in observations]
@@ -158,7 +153,7 @@ class CascadeAgent(TextAgent):
         for row, (number, example) in enumerate(zip(numbers, examples, strict=True)):
             own = reranked.one(row)
             metrics = {name: AverageMetric(1000 * seconds / len(numbers)) for name, seconds in times.items()}
-            self._answer(replies[number], example, own)
+            self.answer(replies[number], example, own, model=self.retriever.model)
             replies[number]["metrics"] = metrics | self._report(example, own, retrieved.one(row))
         return replies
 
@@ -174,13 +169,6 @@ class CascadeAgent(TextAgent):
         count = min(self.options.cascade_top, len(self.search.store))
         best = self.search.best(self.retriever.model.ranker, tokens, count)
         return Scored(Pool.without_ids(self.search.store.texts, best.rows), best.scores)
-
-    def _answer(self, reply: Message, example: RankedExample, scored: Scored) -> None:
-        said = repeats.said_in([example], self.opt, model=self.retriever.model)
-        (answer,) = answers.best_answers(scored, len(scored.pool.row(0)), said)
-        reply.update(text=answer.texts[0], text_candidates=answer.texts, candidate_scores=answer.scores)
-        if self.opt.get("show_candidates") and not self.chat:
-            reply["ranking"] = answers.lines(answer, self.opt["show_candidates"])
 
     # --- measures ---------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Said:
     def _similar(self, texts: list[str]) -> list[bool]:
         """Tell which texts the model takes for what was said. None, if most would be: then it does not tell."""
         none = [False] * len(texts)
-        if not (self.model and self.said and texts and self.model.ranker.can_cache(self.model.ranker.options)):
+        if not (self.model and self.said and texts and self.model.can_cache):
             return none
         said, found = vectors(self.model, self.said), vectors(self.model, texts)
         if said is None or found is None:

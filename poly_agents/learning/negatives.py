@@ -103,7 +103,7 @@ def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], coun
             into the same file.
     """
     check_replaceable(Path(path))
-    if not model.ranker.can_cache(model.ranker.options):
+    if not model.can_cache:
         raise InputError(
             f"{type(model.ranker).__name__} runs once per candidate: mining {len(examples)} contexts with it would "
             "take days; mine with a model that caches its candidates (bi, poly, early, mix, late)"

@@ -139,6 +139,11 @@ class TextRanker:
         }
 
     @property
+    def can_cache(self) -> bool:
+        """Tell whether encoding a candidate ahead saves work."""
+        return self.ranker.can_cache(self.ranker.options)
+
+    @property
     def fingerprint(self) -> str:
         """Return the fingerprint of all that a candidate's encoding depends on. It is computed again after a change."""
         depends_on = self.ranker.weights_version(), self.ranker.options, self.tokenizer, self.label_truncate
