@@ -14,6 +14,7 @@ import pytest
 import torch
 from parlai.scripts.train_model import TrainLoop, TrainModel
 
+from poly_agents.agents import training_run
 from poly_agents.agents.model_file import restore_trainstats
 from poly_agents.files import checkpoint
 from poly_agents.learning.training import NonFiniteLoss
@@ -100,6 +101,17 @@ def test_training_stops_before_a_loss_that_is_no_number_reaches_the_weights(tiny
     saved = checkpoint.read(f"{tmp_path / 'model'}.checkpoint")
     assert 0 < saved.header["number_training_updates"] < 30
     assert all(tensor.isfinite().all() for tensor in saved.weights.values())
+
+
+def test_only_training_misses_the_state_of_an_optimizer(tiny, data, tmp_path, monkeypatch):
+    missed = []
+    monkeypatch.setattr(training_run, "warn_of_empty_optimizer", lambda: missed.append("state"))
+    never_better = {"learningrate": 0, "validation_every_n_steps": 3, "save_every_n_secs": 1e-9}
+    train(tiny, data, tmp_path, max_train_steps=7, **never_better)  # the best model, of step 3, is opened at the end
+    assert missed == []
+    (tmp_path / "model.checkpoint").unlink(missing_ok=True)
+    train(tiny, data, tmp_path, max_train_steps=7, **never_better)
+    assert missed == ["state"]
 
 
 @pytest.mark.parametrize("name", ["bi_scale", "distill_temperature", "learningrate"])

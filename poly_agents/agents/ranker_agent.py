@@ -251,6 +251,8 @@ class RankerAgent(TorchRankerAgent):
 
     # --- schedule and progress ------------------------------------------------------------------------------------
 
+    optimizer_is_empty = False  # although updates were made
+
     def build_lr_scheduler(self, states=None, hard_reset=False):
         if hard_reset:
             self.examples_seen.clear()
@@ -258,8 +260,8 @@ class RankerAgent(TorchRankerAgent):
             return super().build_lr_scheduler(states, hard_reset)
         done = 0 if hard_reset else (states or {}).get("number_training_updates", 0)
         total = training_run.total_updates(self.opt, self._update_size, lambda: self.train_examples)
-        has_state = bool((states or {}).get("optimizer"))
-        self.scheduler = training_run.linear_schedule(self.opt, self.optimizer, total, done, has_state)
+        self.optimizer_is_empty = done > 0 and not (states or {}).get("optimizer")
+        self.scheduler = training_run.linear_schedule(self.opt, self.optimizer, total, done)
         self._number_training_updates = done
 
     @property
@@ -274,6 +276,9 @@ class RankerAgent(TorchRankerAgent):
 
     @cached_property
     def progress(self) -> ProgressBar:
+        """Return the bar of a run, made at its first step. Warns if the run goes on without its optimizer's state."""
+        if self.optimizer_is_empty:
+            training_run.warn_of_empty_optimizer()
         total = getattr(getattr(self, "scheduler", None), "total", None)
         size = self._update_size
         return ProgressBar(total * size if total else None, (self._number_training_updates - 1) * size)

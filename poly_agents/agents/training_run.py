@@ -1,6 +1,5 @@
 """Parts of a training run in ParlAI: candidates for each batch, the number of updates, a progress bar."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -112,24 +111,24 @@ def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> i
     return total
 
 
-def linear_schedule(
-    opt, optimizer: torch.optim.Optimizer, total: int | None, done: int, has_state: bool
-) -> WarmupLinear:
-    """Make the learning rate's schedule. Warns if a run goes on without the state of its optimizer.
+def linear_schedule(opt, optimizer: torch.optim.Optimizer, total: int | None, done: int) -> WarmupLinear:
+    """Make the learning rate's schedule.
 
     Args:
         opt: ParlAI's options.
         optimizer: whose learning rate it sets.
         total: how many updates the run will make, or None.
         done: how many were made.
-        has_state: whether the optimizer's state was loaded.
     """
-    if 0 < done < (total or math.inf) and not has_state:
-        logging.warning(
-            "the model has no optimizer next to it (a .checkpoint has one): the optimizer starts with an empty state"
-        )
     warm_up = opt["warmup_updates"]
     return WarmupLinear(optimizer, total, None if warm_up < 0 else warm_up, done)
+
+
+def warn_of_empty_optimizer() -> None:
+    """Say that a run goes on without the state of its optimizer."""
+    logging.warning(
+        "the model has no optimizer next to it (a .checkpoint has one): the optimizer starts with an empty state"
+    )
 
 
 class ProgressBar:
