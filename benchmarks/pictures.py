@@ -131,41 +131,41 @@ class Box(NamedTuple):
     color: str = GREY
 
 
-def two_sides(context: str, candidate: str, encoder: str, kept: str, views: str, meeting: str) -> list[Box]:
-    """The systems that encode both sides apart: boxes 0 to 2 context, 3 to 5 candidate, 6 the meeting, 7 the score."""
-    return [
-        Box(context, 0, 0),
+class Flow(NamedTuple):
+    """The steps of a ranker, and the arrows from one to another, by their numbers."""
+
+    boxes: list[Box]
+    arrows: list[tuple[int, int]]
+
+
+def two_sides(views: str, kept: str, meeting: str, encoder: str = "encoder", again: str = "") -> Flow:
+    """Make the flow of a system that encodes both sides apart. `again` says how often it reads a text."""
+    boxes = [
+        Box(f"context{again}", 0, 0),
         Box(encoder, 1, 0, NOW),
         Box(views, 2, 0, NOW),
-        Box(candidate, 0, 1),
+        Box(f"candidate{again}", 0, 1),
         Box(encoder, 1, 1, AHEAD),
         Box(kept, 2, 1, AHEAD),
         Box(meeting, 3, 0.5, PAIR),
         Box("score", 4, 0.5),
     ]
+    return Flow(boxes, [(0, 1), (1, 2), (3, 4), (4, 5), (2, 6), (5, 6), (6, 7)])
 
 
-BOTH = [(0, 1), (1, 2), (3, 4), (4, 5), (2, 6), (5, 6), (6, 7)]
-JOINT = [(0, 2), (1, 2), (2, 3), (3, 4)]
+def together(candidates: str, *steps: Box) -> Flow:
+    """Make the flow of a system that reads context and candidates in one run, and then takes further steps."""
+    chain = [(number, number + 1) for number in range(1, len(steps) + 1)]
+    return Flow([Box("context", 0, 0), Box(candidates, 0, 1), *steps], [(0, 2), *chain])
+
+
 FLOWS = {
-    "bi": (two_sides("context", "candidate", "encoder", "one\nvector", "one\nvector", "dot\nproduct"), BOTH),
-    "poly": (
-        two_sides("context", "candidate", "encoder", "one\nvector", "m codes:\nm vectors", "attention,\ndot product"),
-        BOTH,
-    ),
-    "late": (
-        two_sides("context", "candidate", "encoder", "a vector\nper token", "a vector\nper token", "MaxSim"),
-        BOTH,
-    ),
-    "early": (
-        two_sides("context,\ntwice", "candidate,\ntwice", "first layers\nof a cross", "mean", "mean", "cosine"),
-        BOTH,
-    ),
-    "mix": (
-        two_sides("context", "candidate", "encoder", "k vectors", "keys and\nvalues", "1 to 3\nlayers"),
-        BOTH,
-    ),
-    "ed2lm": (
+    "bi": two_sides("one\nvector", "one\nvector", "dot\nproduct"),
+    "poly": two_sides("m codes:\nm vectors", "one\nvector", "attention,\ndot product"),
+    "late": two_sides("a vector\nper token", "a vector\nper token", "MaxSim"),
+    "early": two_sides("mean", "mean", "cosine", "first layers\nof a cross", ",\ntwice"),
+    "mix": two_sides("keys and\nvalues", "k vectors", "1 to 3\nlayers"),
+    "ed2lm": Flow(
         [
             Box("context", 0, 0),
             Box("candidate", 0, 1),
@@ -176,27 +176,19 @@ FLOWS = {
         ],
         [(1, 2), (2, 3), (0, 4), (3, 4), (4, 5)],
     ),
-    "uni": (
-        [
-            Box("context", 0, 0),
-            Box("all the\ncandidates", 0, 1),
-            Box("encoder,\none run", 1.5, 0.5, NOW),
-            Box("mean of\neach", 3, 0.5, NOW),
-            Box("all the\nscores", 4, 0.5),
-        ],
-        JOINT,
+    "uni": together(
+        "all the\ncandidates",
+        Box("encoder,\none run", 1.5, 0.5, NOW),
+        Box("mean of\neach", 3, 0.5, NOW),
+        Box("all the\nscores", 4, 0.5),
     ),
-    "cross": (
-        [
-            Box("context", 0, 0),
-            Box("candidate", 0, 1),
-            Box("encoder", 1.5, 0.5, PAIR),
-            Box("first state,\nlinear", 3, 0.5, PAIR),
-            Box("score", 4, 0.5),
-        ],
-        JOINT,
+    "cross": together(
+        "candidate",
+        Box("encoder", 1.5, 0.5, PAIR),
+        Box("first state,\nlinear", 3, 0.5, PAIR),
+        Box("score", 4, 0.5),
     ),
-    "cascade": (
+    "cascade": Flow(
         [
             Box("context", 0, 0),
             Box("a million\ncandidates", 0, 1, AHEAD),
