@@ -113,7 +113,7 @@ def raised_in(error: Exception) -> str:
 
 
 def patch_script(script) -> None:
-    """Run the commands of the console inside `console`. ParlAI has no such place of its own."""
+    """Run commands that are typed inside `console`. This patch can go when ParlAI's commands end in such a way."""
     superscript, run_args = script.superscript_main, script.ParlaiScript._run_args.__func__
 
     def superscript_main(args=None):
@@ -149,7 +149,7 @@ def patch_parser(params) -> None:
     def error(self, message):
         known = list((getattr(self, "_help_subparser", None) or self)._option_string_actions)  # of the command
         unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
-        hints = [near for word in unknown for near in nearest(word, known)]
+        hints = [near for word in unknown for near in nearest(word, known, similarity=0.75)]
         hint = f"; did you mean {' '.join(hints)}?" if "unrecognized" in message and hints else ""
         print(f"error: {message}{hint} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
