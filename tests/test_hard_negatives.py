@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import poly_agents
 from poly_agents._parlai.scripts.poly_mine import PolyMine
 from poly_agents.candidates import pool
 from poly_agents.learning import negatives
+from poly_agents.learning.training import TrainingOptions
 from poly_agents.text.turns import ResponseExample
 from tests.agents import EXAMPLES, ROWS, example, make, settings
 
@@ -159,9 +161,9 @@ def test_each_context_meets_its_own_negatives_once():
 def test_training_mines_again_every_so_many_epochs(options, trained, name, monkeypatch):
     mined, mine = [], negatives.mine
 
-    def counted(path, model, examples, count, margin):
+    def counted(path, model, examples, *given):
         mined.append(len(examples))
-        mine(path, model, examples, count, margin)
+        mine(path, model, examples, *given)
 
     monkeypatch.setattr(negatives, "mine", counted)
     more = {} if name == "bi" else {"hard_negatives_model": trained["poly"], "hard_negatives_epochs": 100.0}
@@ -170,6 +172,22 @@ def test_training_mines_again_every_so_many_epochs(options, trained, name, monke
     assert mined == [len(ROWS)] * (3 if name == "bi" else 1)
     found = negatives.read(f"{options['model_file']}.negatives")
     assert all(len(row) == 2 for row in found.values())
+
+
+def test_a_resumed_run_keeps_what_it_mined_until_mining_is_due_again(trained, tmp_path):
+    chosen = TrainingOptions(hard_negatives=2, hard_negatives_margin=-1000.0)
+    model, later = (poly_agents.load(trained[name]) for name in ("bi", "poly"))
+
+    def of(options, epochs: float, model) -> bytes:
+        run = negatives.HardNegatives(options, str(tmp_path / "model"), lambda: EXAMPLES)
+        run.of([], epochs, model)
+        return (tmp_path / "model.negatives").read_bytes()
+
+    first = of(chosen, 0.0, model)
+    assert of(chosen, 0.5, later) == first  # resumed within an epoch
+    assert of(replace(chosen, hard_negatives=3), 0.5, later) != first
+    again = of(chosen, 0.0, later)  # another run
+    assert again != first and of(chosen, 1.2, model) != again
 
 
 def test_a_file_of_negatives_widens_the_pool(options, trained, tmp_path):

@@ -66,26 +66,39 @@ class HardNegatives:
             model: the model in training.
         """
         if not self.options.hard_negatives_file and epochs >= self.next_mining:
-            self._mine(model)
             every = self.options.hard_negatives_epochs
-            self.next_mining = (int(epochs / every) + 1) * every
+            due = int(epochs / every) * every
+            is_resumed = epochs > 0 and not self.negatives
+            if not all(processes.all_gather(is_resumed and self._are_mined(due))):
+                self._mine(model, due)
+            self.next_mining = due + every
             self.negatives = read(self.path)
         elif not self.negatives:
             self.negatives = read(self.path)
         known = (self.negatives.get(pair) for pair in pairs)
         return [None if row is None else row[: self.options.hard_negatives] for row in known]
 
-    def _mine(self, model: TextRanker) -> None:
-        """Write the file in the first process, while the others wait for it."""
+    def _are_mined(self, due: float) -> bool:
+        """Tell whether the file holds what this run mined after so many epochs, before it was resumed."""
+        wanted = {"count": self.options.hard_negatives, "margin": self.options.hard_negatives_margin, "epochs": due}
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError), open(self.path, "rb") as file:
+            mined_with = json.loads(next(bounded(file, self.path), b""))["mined_with"]
+            return {name: mined_with[name] for name in wanted} == wanted
+        return False
+
+    def _mine(self, model: TextRanker, due: float) -> None:
+        """Write the file that is due after so many epochs in the first process, while the others wait for it."""
         options = self.options
         if processes.rank() == 0:
-            if options.hard_negatives_model and not self.negatives:  # for the first time
+            if options.hard_negatives_model and not due:  # for the first time
                 model = TextRanker.load(zoo.local(options.hard_negatives_model))
-            mine(self.path, model, list(self.examples()), options.hard_negatives, options.hard_negatives_margin)
+            mine(self.path, model, list(self.examples()), options.hard_negatives, options.hard_negatives_margin, due)
         processes.all_gather(None)
 
 
-def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], count: int, margin: float) -> None:
+def mine(
+    path: str, model: TextRanker, examples: Sequence[ResponseExample], count: int, margin: float, epochs: float = 0.0
+) -> None:
     """Write the hardest negatives of each example to a file. They are drawn from the responses of all examples.
 
     A response that scores above the right one minus `margin` may be right too, and is left out. The file appears when
@@ -97,6 +110,7 @@ def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], coun
         examples: all of them, in order.
         count: how many negatives of an example, at most.
         margin: how far below the right response a negative has to score.
+        epochs: how many epochs the model was trained. A run that is resumed finds its negatives again by it.
 
     Raises:
         ValueError: the model runs once for each candidate, so mining would take days; or another process is mining
@@ -114,6 +128,7 @@ def mine(path: str, model: TextRanker, examples: Sequence[ResponseExample], coun
         "fingerprint": hashlib.sha256(f"{model.fingerprint} {ids}".encode()).hexdigest(),
         "count": count,
         "margin": margin,
+        "epochs": epochs,
     }
     part = Path(f"{path}.part")
     with only_writer(Path(path)):
