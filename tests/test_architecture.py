@@ -38,6 +38,7 @@ ORDER = [
     "options",
     "files",
     "errors",
+    "progress",
 ]
 KNOWS_PARLAI = ("poly_agents.agents", "poly_agents._parlai", "poly_agents.agents.teachers.response")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from poly_agents import processes
 from poly_agents.candidates import milvus
@@ -22,6 +21,7 @@ from poly_agents.candidates.vectors import check_finite
 from poly_agents.candidates.writer import Recipe
 from poly_agents.errors import InputError
 from poly_agents.files.lines import json_line
+from poly_agents.progress import bar as progress_bar
 
 LINE = 65_535  # bytes of a candidate as JSON, a limit of Milvus
 
@@ -62,7 +62,7 @@ def build(
     with processes.workers(), closing(milvus.connect(address)) as client:
         stored = stored_keys(client, address, recipe.fingerprint)
         given: set[int] = set()
-        with tqdm(candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
+        with progress_bar(iterable=candidates, total=total, unit="cand", desc="encoding", disable=not progress) as bar:
             for part in milvus.batches(bar):
                 lines = {milvus.digest(line): line for line in (json_line(each).decode()[:-1] for each in part)}
                 new = {key: line for key, line in lines.items() if key not in stored and key not in given}

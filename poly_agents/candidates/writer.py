@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from poly_agents import processes
 from poly_agents.candidates.manifest import HEADER, SEGMENT_FILE, UNFINISHED, Damaged, read_header, write_header
 from poly_agents.candidates.reading import as_candidates, check_file, count_lines, read_candidates
@@ -21,6 +19,7 @@ from poly_agents.candidates.store import Store
 from poly_agents.candidates.vectors import STORED_AS
 from poly_agents.errors import InputError
 from poly_agents.files import atomic
+from poly_agents.progress import bar as progress_bar
 
 # What a store has, and what killed writers leave there; .tmp... is of safetensors.
 OURS = re.compile(rf"({SEGMENT_FILE}|store\.json|unfinished\.json)(\.[\w-]+\.tmp)?|lock|\.tmp\w+")
@@ -98,7 +97,7 @@ def build(
         processes.share_work(recipe.flat)
         return Store(folder, recipe.fingerprint)
     with atomic.locked(folder / "lock", folder):
-        bar = tqdm(total=total, unit="cand", desc="encoding", disable=not progress)
+        bar = progress_bar(total=total, unit="cand", desc="encoding", disable=not progress)
         with bar, processes.workers():
             writer = Writer(folder, recipe, bar.update)
             for candidate in candidates:

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm
 
 from poly_agents.errors import DownloadError
 from poly_agents.files.atomic import write_text
+from poly_agents.progress import bar as progress_bar
 
 ATTEMPTS = 5  # attempts in a row that may bring nothing new
 PATIENCE = 1.0  # seconds before the second attempt; doubled after every failure
@@ -141,7 +141,7 @@ class Transfer:
 
     def write(self, answer: requests.Response, have: int, total: int | None) -> None:
         """Write an answer after the first `have` bytes of `part`, and show a progress bar."""
-        bar = tqdm(total=total, initial=have, desc=self.path.name, unit="B", unit_scale=True, disable=None)
+        bar = progress_bar(total=total, initial=have, desc=self.path.name, unit="B", unit_scale=True)
         with self.part.open("ab" if have else "wb") as out, bar:
             for piece in answer.iter_content(PIECE):
                 out.write(piece)

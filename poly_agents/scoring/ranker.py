@@ -28,13 +28,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from poly_agents.encoders.backbone import Backbone
 from poly_agents.encoders.changes import versions
 from poly_agents.encoders.states import chain, is_shared, take_rows, tensors
 from poly_agents.errors import InputError
 from poly_agents.files.checkpoint import Weights
+from poly_agents.progress import bar as progress_bar
 from poly_agents.scoring.finite import check_finite
 from poly_agents.scoring.ranker_options import RankerOptions
 from poly_agents.text.frame import Frame
@@ -196,7 +196,7 @@ class Ranker(nn.Module, ABC):
     @torch.no_grad()
     def encode_ids(self, ids: Sequence[Sequence[int]], progress: bool = False) -> Any:
         """Encode candidates by their bare ids: N of them -> [N, ...]. `progress` shows a bar for 2,000 or more."""
-        with tqdm(total=len(ids), unit="cand", desc="encoding", disable=not progress or len(ids) < 2000) as bar:
+        with progress_bar(total=len(ids), unit="cand", desc="encoding", disable=not progress or len(ids) < 2000) as bar:
             return self.encode_parts(slices(ids), bar.update)
 
     @torch.no_grad()
