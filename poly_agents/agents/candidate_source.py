@@ -139,8 +139,8 @@ class CandidateSource:
     @staticmethod
     def _brought_by_examples(batch, source: str, labels: list[str] | None, training: bool) -> Pool:
         if batch.candidates is None or not all(batch.candidates):
-            flag = "--candidates" if training else "--eval-candidates"
-            raise InputError(f"{flag} {source}: these examples bring no candidates; give {flag} batch or fixed")
+            flag, drawn = ("--candidates", "") if training else ("--eval-candidates", ", or --eval-negatives 19")
+            raise InputError(f"{flag} {source}: these examples bring no candidates; give {flag} batch or fixed{drawn}")
         if source == "inline":
             return pools.separate(batch.candidates, batch.candidate_vecs, labels)
         texts, ids = ([item for row in rows for item in row] for rows in (batch.candidates, batch.candidate_vecs))

@@ -89,8 +89,8 @@ def check_validation(opt) -> None:
             message = create_task_agent_from_taskname(own)[0].act()
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"training is validated on the valid split of {task}, which cannot be read: {error}; give --evaltask a "
-                "task that has one"
+                f"training is validated on the valid split of {task}, which cannot be read: {error}; if there is "
+                "no such split, give --evaltask another task"
             ) from error
         if opt["eval_candidates"] == "inline" and not message.get("label_candidates"):
             raise InputError(
