@@ -97,7 +97,7 @@ def test_a_task_of_ours_without_candidates_draws_them_too():
         ),
         (
             {"fromfile_datapath": "/nowhere/data"},
-            "the valid split of fromfile:parlaiformat, which cannot be read: .*nowhere.*; if there is no such split, give",
+            "the valid split of fromfile:parlaiformat, which cannot be read: .*nowhere.*; if there is no such",
         ),
         ({"evaltask": "poly_agents:beir", "data_files": str(FIXTURES / "beir/toy")}, "bring no candidates"),
         ({"cap_num_predictions": -1}, "--cap-num-predictions must be at least 1, got -1"),
