@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from parlai.core.build_data import modelzoo_path
@@ -93,6 +93,7 @@ def build(kind: type[Ranker], opt, dictionary: TokenizerDictionary, start: str |
         torch.manual_seed(opt.get("seed") or 0)  # ParlAI sets --seed only after the model is made
         if start:
             saved = opening.read_weights(start).header
+            opening.check_tokenizer(dictionary.words, saved, start)
             options = options.fill_open(saved["options"])
             header = saved | {"agent": agent_of(kind), "options": vars(options), "label_truncate": label}
             model = building.blank(header, dictionary.words, device, is_training(opt), start)
@@ -122,17 +123,19 @@ def fill(ranker: Ranker, saved: checkpoint.Checkpoint, path: str) -> None:
         raise InputError(f"{path} was trained with {options}; leave out what differs") from error
 
 
-class TrainingState(NamedTuple):
-    """The state of training that a model file holds besides the model."""
+def save(
+    path: str, model: TextRanker, opt, counters: dict[str, Any], scheduler: Any | None, optimizer: dict | None
+) -> None:
+    """Write a model file with its `.opt` and `.dict`.
 
-    counters: dict[str, Any]  # for the header: updates, examples, the scheduler
-    optimizer: dict[str, Any] | None  # as `optimizer.state_dict()` gives it
-
-
-def training_state(
-    opt, counters: dict[str, Any], scheduler: Any | None, optimizer: dict[str, Any] | None
-) -> TrainingState:
-    """Collect what training needs to go on: counters, ParlAI's scheduler, and the optimizer in a checkpoint."""
+    Args:
+        path: of the model file.
+        model: the model.
+        opt: ParlAI's options.
+        counters: what the header says of the training so far.
+        scheduler: of the learning rate. The state of one of ParlAI's own goes into the header.
+        optimizer: what `optimizer.state_dict()` returns, for a checkpoint; else None.
+    """
     if scheduler is not None and not isinstance(scheduler, WarmupLinear):
         counters = counters | {
             "lr_scheduler": scheduler.get_state_dict(),
@@ -141,14 +144,9 @@ def training_state(
         }
     if optimizer is not None:
         counters = counters | {"optimizer_type": opt["optimizer"]}
-    return TrainingState(counters, optimizer)
-
-
-def save(path: str, model: TextRanker, opt, state: TrainingState) -> None:
-    """Write a model file with its `.opt` and `.dict`."""
     model.tokenizer.save(f"{path}.dict")
     atomic.replace(f"{path}.opt", opt.save)
-    checkpoint.write(path, model.header() | state.counters, model.ranker.tensors(), state.optimizer)
+    checkpoint.write(path, model.header() | counters, model.ranker.tensors(), optimizer)
 
 
 def restore_trainstats(path: str, header: dict[str, Any], opt) -> None:

@@ -42,6 +42,7 @@ class RankerAgent(TorchRankerAgent):
 
     ranker: ClassVar[type[Ranker]]
     candidate_source: CandidateSource | None = None
+    optimizer_is_empty = False  # although updates were made
     train_stats: ClassVar[dict] = {}  # the counters of ParlAI's training loop, set before each save
 
     @classmethod
@@ -146,8 +147,7 @@ class RankerAgent(TorchRankerAgent):
             return
         counters = training_run.counters(self._number_training_updates, self.examples_seen, self.train_stats)
         optimizer = self.optimizer.state_dict() if path.endswith(".checkpoint") and is_training(self.opt) else None
-        state = model_file.training_state(self.opt, counters, getattr(self, "scheduler", None), optimizer)
-        model_file.save(path, self.text_ranker, self.opt, state)
+        model_file.save(path, self.text_ranker, self.opt, counters, getattr(self, "scheduler", None), optimizer)
 
     def load(self, path):
         """Load the weights of a model file, and the state of training that a checkpoint has."""
@@ -205,14 +205,10 @@ class RankerAgent(TorchRankerAgent):
         self.examples_seen.update(example.message.get("id", "") for example in batch.examples)
         ranks = label_ranks(scores, pool.labels.to(scores.device))
         loss, ranks = torch.stack([loss, ranks]).tolist()  # the one wait for the device
-        self._record_training(loss, ranks)
-        return Output()
-
-    def _record_training(self, loss: list[float], ranks: list[float]) -> None:
-        shares = {"mrr": [1 / rank for rank in ranks], "train_accuracy": [int(rank == 1) for rank in ranks]}
-        for name, values in ({"mean_loss": loss, "rank": ranks} | shares).items():
-            self.record_local_metric(name, AverageMetric.many(values))
+        for name, values in training_run.metrics(loss, ranks).items():
+            self.record_local_metric(name, values)
         self.progress.update(len(loss) * num_workers(), sum(loss) / len(loss))
+        return Output()
 
     def eval_step(self, batch):
         if not batch.batchsize:
@@ -250,8 +246,6 @@ class RankerAgent(TorchRankerAgent):
         return ranker.score_tokens(batch.tokens, encoded, cand_vecs.index)
 
     # --- schedule and progress ------------------------------------------------------------------------------------
-
-    optimizer_is_empty = False  # although updates were made
 
     def build_lr_scheduler(self, states=None, hard_reset=False):
         if hard_reset:

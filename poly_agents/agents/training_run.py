@@ -1,10 +1,11 @@
 """Parts of a training run in ParlAI: candidates for each batch, the number of updates, a progress bar."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from parlai.core.metrics import AverageMetric
 from parlai.utils import logging
 from parlai.utils.distributed import num_workers
 from parlai.utils.misc import warn_once
@@ -91,6 +92,13 @@ def counters(updates: int, examples_seen: dict[str, int], train_stats: dict[str,
     """
     seen = {task: count * num_workers() for task, count in examples_seen.items()}
     return {"number_training_updates": updates, "examples_seen": seen, "train_stats": train_stats}
+
+
+def metrics(loss: Sequence[float], ranks: Sequence[float]) -> dict[str, list[AverageMetric]]:
+    """Return ParlAI's metrics of B contexts from the loss of each and the rank of its label."""
+    shares = {"mrr": [1 / rank for rank in ranks], "train_accuracy": [int(rank == 1) for rank in ranks]}
+    values = {"mean_loss": loss, "rank": ranks} | shares
+    return {name: AverageMetric.many(line) for name, line in values.items()}
 
 
 def total_updates(opt, update_size: int, train_examples: Callable[[], int]) -> int | None:

@@ -128,14 +128,13 @@ class TextRanker:
         return model
 
     def header(self) -> dict[str, Any]:
-        """Return, as JSON, what it takes to make the model again besides weights and tokenizer."""
+        """Return, as JSON, what it takes to make the model again besides weights and the tokenizer itself."""
         return {
             "agent": agent_of(type(self.ranker)),
             "options": vars(self.ranker.options),
             "backbone": self.ranker.context_encoder.config,
-            "text_truncate": self.text_truncate,
-            "label_truncate": self.label_truncate,
-            "persona_share": self.persona_share,
+            **{name: getattr(self, name) for name in checkpoint.LENGTHS},
+            opening.TOKENIZER: self.tokenizer.digest,
         }
 
     @property
