@@ -48,7 +48,7 @@ def patch_distributed(distributed) -> None:
 
 
 def patch_join(fsdp) -> None:
-    """Without a GPU the processes' loops end together on the CPU. It can go with `patch_distributed`."""
+    """Let the processes end their loops together on the CPU where there is no GPU. It goes with `patch_distributed`."""
     import torch
 
     if not torch.cuda.is_available():
@@ -58,7 +58,8 @@ def patch_join(fsdp) -> None:
 def patch_training(script) -> None:
     """Make `parlai multiprocessing_train` end with an error when one of its processes dies, and with no traceback more.
 
-    ParlAI's own `multiprocess_train` logs one for every error, which is raised as well.
+    ParlAI's own `multiprocess_train` logs one for every error, which is raised as well. This patch can go when it does
+    not, and when ParlAI watches the processes that it starts (`launcher`).
     """
 
     def multiprocess_train(rank, opt, port):
@@ -75,7 +76,7 @@ def patch_training(script) -> None:
 
 
 def patch_evaluation(script) -> None:
-    """Make `parlai multiprocessing_eval` end with an error when one of its processes dies."""
+    """Make `parlai multiprocessing_eval` end with an error when one of its processes dies. It goes with `launcher`."""
     script.launch_and_eval = launcher(script.multiprocess_eval, script.launch_and_eval)
 
 

@@ -1,5 +1,7 @@
 """Patches of how ParlAI reads files: nothing that a file says runs as code."""
 
+import pickle
+
 
 def patch_load(opt) -> None:
     """Read options as plain JSON, and let `torch.load` read ParlAI's checkpoints with its check switched on.
@@ -36,8 +38,6 @@ def patch_pickle(unpickling) -> None:
                     f"the file carries {module}.{name}, and only tensors and plain options are taken from it"
                 )
             return super().find_class(module, name)
-
-    import pickle
 
     unpickling.Unpickler = Unpickler
 

@@ -6,7 +6,7 @@ import sys
 def patch_display(misc) -> None:
     """Spell out control characters in the messages that ParlAI prints, and print short reports of rankings.
 
-    The first part can go when ParlAI does so itself.
+    The first part can go when ParlAI does so itself, the second one when its own report is short.
     """
     from poly_agents.patches import reports
     from poly_agents.text.printable import printable
@@ -17,7 +17,10 @@ def patch_display(misc) -> None:
 
 
 def patch_logging(logging) -> None:
-    """Spell out control characters in log lines, and end when nobody reads them: `logging` only prints a traceback."""
+    """Spell out control characters in log lines, and end when nobody reads them: `logging` only prints a traceback.
+
+    This patch can go when ParlAI's logger does both.
+    """
     from poly_agents.text.printable import printable
 
     def spell_out(record) -> bool:

@@ -20,7 +20,7 @@ Values = dict[str, float]
 def patch_evaluation(script) -> None:
     """Print the report of `parlai eval_model` once. ParlAI prints it for each task, and then for all of them.
 
-    The table at the end has a column for each task.
+    The table at the end has a column for each task. This patch can go when ParlAI prints it alone.
     """
     script.logging = SimpleNamespace(**vars(script.logging) | {"report": lambda message: None})
 

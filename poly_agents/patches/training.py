@@ -68,7 +68,7 @@ def patch_loop(script) -> None:
     """
     loop = script.TrainLoop
     own_steps, own_time, own_save = loop.train_steps, loop._get_time, loop.save_model
-    own_evaluation, own_validation = loop._run_single_eval, loop.validate
+    own_evaluation = loop._run_single_eval
 
     def train_steps(self):
         if self.best_valid is not None and os.path.isfile(self.opt.get("model_file") or ""):
@@ -103,6 +103,19 @@ def patch_loop(script) -> None:
         finally:
             stop.evaluates = False
 
+    loop.train_steps, loop._get_time, loop.save_model = train_steps, _get_time, save_model
+    loop._run_single_eval = _run_single_eval
+    patch_evaluations(script)
+
+
+def patch_evaluations(script) -> None:
+    """Leave the final evaluation out if the test split cannot be read, and name the metrics if the chosen one is none.
+
+    ParlAI ends in a traceback in both cases, after hours of training. This patch can go when it ends in a sentence.
+    """
+    loop = script.TrainLoop
+    own_worlds, own_run, own_validation = script.load_eval_worlds, loop._run_eval, loop.validate
+
     def validate(self):
         try:
             return own_validation(self)
@@ -115,8 +128,6 @@ def patch_loop(script) -> None:
             self.save_model(".checkpoint")
             known = ", ".join(sorted(self.valid_reports[-1]))
             raise InputError(f"--validation-metric {metric} is not measured; there are: {known}") from error
-
-    own_worlds, own_run = script.load_eval_worlds, loop._run_eval
 
     def load_eval_worlds(agent, opt, datatype):
         if datatype != "test":
@@ -133,9 +144,8 @@ def patch_loop(script) -> None:
     def _run_eval(self, worlds, *args, **kwargs):
         return own_run(self, worlds, *args, **kwargs) if worlds else {}
 
-    script.load_eval_worlds, loop._run_eval = load_eval_worlds, _run_eval
-    loop.train_steps, loop._get_time, loop.save_model = train_steps, _get_time, save_model
-    loop._run_single_eval, loop.validate = _run_single_eval, validate
+    script.load_eval_worlds = load_eval_worlds
+    loop._run_eval, loop.validate = _run_eval, validate
 
 
 def train_stats(loop) -> dict[str, Any]:

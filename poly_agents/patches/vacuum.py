@@ -13,7 +13,10 @@ OF_TRAINING = (
 
 
 def patch_vacuum(script) -> None:
-    """Have `parlai vacuum` take the optimizer out of our checkpoints too, and say so where there is none."""
+    """Have `parlai vacuum` take the optimizer out of our checkpoints too, and say so where there is none.
+
+    This patch can go when ParlAI leaves the reading and writing of a checkpoint to its agent.
+    """
     own_run = script.Vacuum.run
 
     def run(self):
