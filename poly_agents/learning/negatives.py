@@ -97,7 +97,12 @@ class HardNegatives:
 
 
 def mine(
-    path: str, model: TextRanker, examples: Sequence[ResponseExample], count: int, margin: float, epochs: float = 0.0
+    path: str,
+    model: TextRanker,
+    examples: Sequence[ResponseExample],
+    count: int,
+    margin: float,
+    epochs: float | None = None,
 ) -> None:
     """Write the hardest negatives of each example to a file. They are drawn from the responses of all examples.
 
@@ -110,7 +115,7 @@ def mine(
         examples: all of them, in order.
         count: how many negatives of an example, at most.
         margin: how far below the right response a negative has to score.
-        epochs: how many epochs the model was trained. A run that is resumed finds its negatives again by it.
+        epochs: how many epochs the run in training has made, by which it finds its negatives again if it is resumed.
 
     Raises:
         ValueError: the model runs once for each candidate, so mining would take days; or another process is mining
@@ -128,8 +133,7 @@ def mine(
         "fingerprint": hashlib.sha256(f"{model.fingerprint} {ids}".encode()).hexdigest(),
         "count": count,
         "margin": margin,
-        "epochs": epochs,
-    }
+    } | ({} if epochs is None else {"epochs": epochs})
     part = Path(f"{path}.part")
     with only_writer(Path(path)):
         done = resume(part, json_line({"mined_with": mined_with}), examples)
