@@ -20,19 +20,19 @@ FONT = "font-family=\"system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-
 def text(
     x: float, y: float, words: str, size: int = 14, color: str = INK, anchor: str = "start", more: str = ""
 ) -> str:
-    """One line of text; `anchor` is start, middle or end."""
+    """Draw one line of text; `anchor` is start, middle or end."""
     style = f'font-size="{size}" fill="{color}" text-anchor="{anchor}" {more}'.strip()
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, color: str = GRID, width: float = 1) -> str:
-    """A straight line."""
+    """Draw a straight line."""
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
     return f'<line {ends} stroke="{color}" stroke-width="{width}"/>'
 
 
 def page(width: int, height: int, title: str, parts: list[str]) -> str:
-    """A whole SVG file on a white card, which reads well on a dark page too."""
+    """Make a whole SVG file on a white card, which reads well on a dark page too."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -80,7 +80,7 @@ FASTEST, SLOWEST, BEST = 4.5, 12_000, 70
 
 
 def chart(results: dict) -> str:
-    """hits@1 against milliseconds with 1,000 candidates, a point for each ranker with its 95% interval."""
+    """Draw hits@1 against milliseconds with 1,000 candidates, a point for each ranker with its 95% interval."""
 
     def across(ms: float) -> float:
         return LEFT + (RIGHT - LEFT) * math.log(ms / FASTEST) / math.log(SLOWEST / FASTEST)
@@ -248,7 +248,7 @@ def flow(name: str) -> str:
 
 
 def pictures() -> dict[Path, str]:
-    """Every picture by the file it belongs in."""
+    """Draw every picture, by the file it belongs in."""
     results = json.loads((ROOT / "benchmarks/results/rankers.json").read_text(encoding="utf-8"))
     folder = ROOT / "docs/images"
     return {folder / "rankers.svg": chart(results)} | {folder / f"{name}.svg": flow(name) for name in FLOWS}

@@ -90,5 +90,5 @@ def parse(line: str) -> Example:
 
 
 def is_texts(value) -> bool:
-    """True for a list of texts."""
+    """Tell whether a value is a list of texts."""
     return isinstance(value, list) and all(isinstance(text, str) for text in value)

@@ -43,7 +43,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def pinned(self) -> bool:
-        """True if the catalogue says which files are the right ones, False if those that come first are kept."""
+        """Tell whether the catalogue says which files are the right ones. If not, those that come first are kept."""
 
     @abstractmethod
     def make(self, agent: str, options: Mapping[str, Any], folder: Path, noted: Notes) -> Notes:

@@ -41,11 +41,19 @@ def with_labels(pool: Pool, labels: Sequence[str], ids: Sequence[Sequence[int]])
     ([[0, 1, -1], [0, 1, 3]], [1, 2], ['hi', 'no', 'no', 'yes'])
     """
     count = len(pool.texts)
-    first = {label.strip(): number for number, label in reversed([*enumerate(labels)])}
-    numbers = torch.tensor([count + first[label.strip()] for label in labels])  # [B]
+    own = added_numbers(count, labels)
+    numbers = torch.tensor([own[label.strip()] for label in labels])  # [B]
     lacking = pool.labels < 0  # [B]
     index = torch.cat([torch.arange(count).expand(len(labels), -1), numbers.where(lacking, -1).unsqueeze(1)], 1)
     return Pool(Joined(pool.texts, labels), [*pool.ids, *ids], index, pool.labels.where(~lacking, count))
+
+
+def added_numbers(count: int, labels: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of labels that follow N candidates, by their texts. Equal labels have that of the first."""
+    numbers: dict[str, int] = {}
+    for number, label in enumerate(labels, count):
+        numbers.setdefault(label.strip(), number)
+    return numbers
 
 
 def labels_alone(pool: Pool) -> Pool:
@@ -62,8 +70,7 @@ def joined(pool: Pool, base: Tensor, labels: Tensor) -> Tensor:
 
 def rows_of(pool: Pool, find: Find) -> Find:
     """Return a function that finds texts in such a pool. `find` finds them among the N candidates."""
-    count = len(pool.texts.texts)
-    added = {label.strip(): count + number for number, label in reversed([*enumerate(pool.texts.labels)])}
+    added = added_numbers(len(pool.texts.texts), pool.texts.labels)
 
     def rows(texts: Sequence[str]) -> list[int]:
         found = zip(texts, find(texts), strict=True)

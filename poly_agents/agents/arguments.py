@@ -122,11 +122,6 @@ def apply_truncate(opt) -> None:
             opt[name] = min(opt[name], opt["truncate"])
 
 
-def lengths(opt) -> tuple[int, int, float]:
-    """Return the tokens of contexts and candidates that are kept, and the share of persona lines."""
-    return opt["text_truncate"], opt["label_truncate"], opt["persona_share"]
-
-
 def check(opt, ranker: type[Ranker]) -> None:
     """Refuse options that cannot work, before anything is loaded. Raises ValueError, naming the flag."""
     check_numbers(opt)

@@ -26,6 +26,7 @@ from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.agents.history import ChatHistory
 from poly_agents.agents.report import Evaluation, Scored
 from poly_agents.agents.training_run import ProgressBar, TrainingCandidates
+from poly_agents.files.checkpoint import LENGTHS
 from poly_agents.learning import training
 from poly_agents.learning.distill import Teacher
 from poly_agents.learning.training import TrainingOptions
@@ -128,7 +129,7 @@ class RankerAgent(TorchRankerAgent):
     @property
     def text_ranker(self) -> TextRanker:
         """Return the model as plain Python uses it; both share their weights."""
-        return TextRanker(self.ranker_module, self.dict.words, *arguments.lengths(self.opt))
+        return TextRanker(self.ranker_module, self.dict.words, **{name: self.opt[name] for name in LENGTHS})
 
     def share(self):
         return super().share() | {"candidate_source": self.candidate_source, "evaluation": self.evaluation}
@@ -178,7 +179,7 @@ class RankerAgent(TorchRankerAgent):
             observations.set_candidates(obs, self.dict.ids, truncate)
 
     def is_valid(self, obs):
-        """With --ignore-bad-candidates, training skips an example whose label is not among its candidates."""
+        """Skip examples in training whose label is not among their candidates, with --ignore-bad-candidates."""
         return not obs.is_padding() and (not self.ignore_bad_candidates or observations.has_label(obs))
 
     def batchify(self, obs_batch, sort=False):

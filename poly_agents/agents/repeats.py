@@ -1,9 +1,10 @@
 """Leave out of a chat what was said already: the same text, near copies, and what a model takes for the same.
 
-A ranker scores what is like the context, so without this it likes best to give the partner's last turn back.
+A ranker gives high scores to what resembles the context, so without this it would often repeat the partner's last turn.
 """
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from poly_agents.text.turns import PERSONA, already_said
 LEFT_OUT = 100  # further candidates to look at, as some are left out
 COMPARED = 50  # of the best candidates, by the model's own similarity
 SIMILAR = 0.86  # cosine of two texts that say the same; a greeting and its answer have less
-SHORTEST = 12  # letters of a text that counts as a copy when it is a part of another
+RELATED = 0.8  # less will do for two texts that also share half of their letters in one run
+SHORTEST = 12  # letters of a part or a run that counts
 
 
 class Said:
@@ -52,14 +54,18 @@ class Said:
         return text in self.turns or any(is_part(near_key(text), key) for key in self.keys)
 
     def _similar(self, texts: list[str]) -> list[bool]:
-        """Tell which texts the model takes for what was said. None, if most would be: then it does not tell."""
+        """Tell which texts the model takes for what was said. If these are most of them, all count as new."""
         none = [False] * len(texts)
         if not (self.model and self.said and texts and self.model.can_cache):
             return none
         said, found = vectors(self.model, self.said), vectors(self.model, texts)
         if said is None or found is None:
             return none
-        similar = ((found @ said.T).amax(-1) > SIMILAR).tolist()  # [N]
+        cosines = found @ said.T  # [N, turns]
+        same = cosines > SIMILAR
+        for text, turn in (cosines > RELATED).nonzero().tolist():
+            same[text, turn] |= shares_run(near_key(texts[text]), near_key(self.said[turn]))
+        similar = same.any(-1).tolist()  # [N]
         return similar if 2 * sum(similar) <= len(texts) else none
 
 
@@ -73,6 +79,18 @@ def is_part(key: str, said: str) -> bool:
     """
     shorter, longer = sorted((key, said), key=len)
     return key == said or (len(shorter) >= SHORTEST and 2 * len(shorter) >= len(longer) and shorter in longer)
+
+
+def shares_run(key: str, other: str) -> bool:
+    """Tell whether two keys of `near_key` share a run of letters that is half of the longer one.
+
+    >>> shares_run(near_key("what music do you like listening to?"), near_key("so, what music do you like?"))
+    True
+    >>> shares_run(near_key("fine, how are you?"), near_key("hi, how are you?"))
+    False
+    """
+    run = SequenceMatcher(None, key, other, autojunk=False).find_longest_match().size
+    return run >= SHORTEST and 2 * run >= max(len(key), len(other))
 
 
 def vectors(model: TextRanker, texts: Sequence[str]) -> Tensor | None:

@@ -171,7 +171,7 @@ class Backbone(nn.Module):
         inputs: list[Tensor] = []
         thread = get_ident()
 
-        def keep(layer, args, kwargs):  # transformers' own way of it hooks into layers for good, and these are shared
+        def keep(layer, args, kwargs):  # transformers would leave its hooks in the layers, which are shared
             if get_ident() == thread:  # another thread may run the same layers now
                 inputs.append(args[0] if args else kwargs["hidden_states"])
 

@@ -2,9 +2,9 @@
 
     parlai eval_model -mf MODEL -t poly_agents:mutual -dt test --submission answers.txt
 
-The format is the one that the task's leaderboard takes.
-Examples and candidates go by their ids. A task gives them in the fields `example_id` and `candidate_ids` of its
-messages, and a file of `-fcp` as the `id` of each candidate. Labels are not needed.
+The format is the one that the task's leaderboard takes. Examples and candidates are named by their ids. A task gives
+them in the fields `example_id` and `candidate_ids` of its messages, and a file of `-fcp` as the `id` of each candidate.
+Labels are not needed.
 
     dstc7    a JSON list of {"example-id", "candidate-ranking": [{"candidate-id", "confidence"}]}, the best 100
              (https://ibm.github.io/dstc-noesis); the confidences of all candidates of an example add up to 1

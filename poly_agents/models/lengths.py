@@ -71,7 +71,7 @@ def for_start(ranker: Ranker, text_truncate: int | None, label_truncate: int | N
 
 
 def of_header(ranker: Ranker, header: Mapping[str, Any]) -> Lengths:
-    """Return the lengths that a model file says, or less if its encoder has not the positions."""
+    """Return the lengths that a model file says, or less if its encoder has fewer positions."""
     return fit(ranker, Lengths(*(header[name] for name in Lengths._fields)))
 
 

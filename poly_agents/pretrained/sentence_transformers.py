@@ -242,6 +242,6 @@ def prompts(general: dict[str, Any], options: Options, source: str, tokenizer: T
         if getattr(options, name) is None and not tokenizer.separates(text):
             raise InputError(
                 f"the tokenizer of {source} joins the prompt {text!r} with the first word of a text, so they cannot be "
-                f"tokenized apart as bi and late do; give {flag(name)} to have it so all the same"
+                f"tokenized apart as bi and late do; give {flag(name)} to use it anyway"
             )
     return chosen

@@ -27,7 +27,7 @@ class Drawn:
 
     @cached_property
     def responses(self) -> list[tuple[str, str]]:
-        """Read the different responses of the split, each after what makes it different."""
+        """Read the different responses of the split, each after its normalized text."""
         own = copy.deepcopy(self.opt)
         own.update(eval_negatives=0, batchsize=1, undivided=True)
         found: dict[str, str] = {}

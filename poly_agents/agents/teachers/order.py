@@ -75,5 +75,5 @@ class Stream:
 
     @property
     def ends(self) -> bool:
-        """True if the teacher that took the newest example will get no further one."""
+        """Tell whether the teacher that took the newest example will get no further one."""
         return len(self.waiting) < self.ahead
