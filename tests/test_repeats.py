@@ -35,6 +35,19 @@ def test_the_model_s_own_similarity_finds_what_says_the_same(minilm):
     assert Said("do you have any pets?").new(texts) == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_question_with_a_few_other_words_says_the_same(minilm):
+    texts = [
+        "Oh definitely What kind of music do you like to listen to?",
+        "What kind of music do you listen to?",
+        "I like to listen to jazz",
+        "What instrument do you play?",
+        "What kind of sports do you like?",
+        "So good! How are you?",
+    ]
+    said = Said("hi, how are you?\nnice, what kind of music do you like?\ni like to listen to rock", model=minilm)
+    assert said.new(texts) == [2, 3, 4, 5]
+
+
 def test_a_model_to_which_all_texts_are_alike_does_not_decide(minilm, monkeypatch):
     monkeypatch.setattr(repeats, "SIMILAR", -1.0)
     assert Said("do you have any pets?", model=minilm).new(["yes", "no"]) == [0, 1]
