@@ -7,7 +7,7 @@ import pytest
 from parlai.core.opt import Opt
 
 from poly_agents import tasks
-from poly_agents.errors import DownloadError
+from poly_agents.errors import DownloadError, InputError
 from poly_agents.files.download import Download, Elsewhere
 from poly_agents.tasks.beir import CQADUPSTACK, BeirTeacher
 from poly_agents.tasks.dailydialog import ARCHIVE, DailydialogTeacher
@@ -61,6 +61,11 @@ def test_a_task_downloads_what_its_table_says(tmp_path, monkeypatch):
     assert found.path("a.txt") == folder / "a.txt" == found.path("b.txt", "a.txt")
     with pytest.raises(ValueError, match=r"needs --data-files: the folder that holds a\.txt or b\.txt"):
         JsonlTeacher(Opt(opt)).path("a.txt", "b.txt")
+
+
+def test_a_task_whose_files_are_got_by_hand_says_how(tmp_path):
+    with pytest.raises(InputError, match=r"needs --data-files: .*; download the archive by hand from https"):
+        teacher("ecommerce", "train", tmp_path)
 
 
 def test_a_task_does_not_inherit_the_downloads_of_another():

@@ -223,9 +223,10 @@ class ResponseTeacher(FixedDialogTeacher, ABC):
             if self.FILES and self.opt.get("datapath"):
                 return find_downloaded(self.FILES, names, Path(self.opt["datapath"], "poly_agents", task))
             raise InputError(f"the task {self.id} needs --data-files: the folder that holds {' or '.join(names)}")
-        except (ValueError, DownloadError) as error:
-            kind = DownloadError if isinstance(error, DownloadError) else ValueError
-            raise kind(f"{error}; {self.WHERE}" if self.WHERE else str(error)) from error
+        except (InputError, DownloadError) as error:
+            if not self.WHERE:
+                raise
+            raise type(error)(f"{error}; {self.WHERE}") from error
 
     def rows(self, path: Path, parse: Callable[[str], Any]) -> Iterator[Any]:
         """Parse every line of a UTF-8 file, plain or compressed. `bad` deals with the lines that `parse` refuses."""
