@@ -96,6 +96,8 @@ def test_a_wrong_flag_is_one_line_that_names_the_near_one(parlai, data):
     assert "unrecognized arguments: --jsonl-pathh" in err and "did you mean --jsonl-path?" in err
     code, _, err = parlai("poly_zoo", "--markets")  # half of it is in --markdown
     assert code == 2 and "unrecognized arguments: --markets (--help" in err
+    code, _, err = parlai("poly_indx", "-mf", "model")
+    assert code == 2 and err.endswith("; did you mean poly_index? (--help lists the flags)\n")
     code, _, err = parlai("poly_index", "-mf", "model")
     assert code == 2 and "the following arguments are required" in err and err.count("\n") == 1
 

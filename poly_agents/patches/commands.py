@@ -150,7 +150,9 @@ def patch_parser(params) -> None:
         known = list((getattr(self, "_help_subparser", None) or self)._option_string_actions)  # of the command
         unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
         hints = [near for word in unknown for near in nearest(word, known, similarity=0.75)]
-        hint = f"; did you mean {' '.join(hints)}?" if "unrecognized" in message and hints else ""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            hints = nearest(choice[1], re.findall("'(.*?)'", choice[2]))
+        hint = f"; did you mean {' '.join(hints)}?" if hints and (choice or "unrecognized" in message) else ""
         print(f"error: {message}{hint} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
 
