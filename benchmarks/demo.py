@@ -37,9 +37,9 @@ MEASURING, TRAINING, EVALUATION = 10, 80, 20  # seconds
 EXAMPLES = range(200, 1001)  # contexts of valid that are evaluated
 PROGRESS = re.compile(r"(time:\d+s .*|[\d.]+% complete .*)")
 CHAT = [
-    "hi, how are you?",
-    "just studying for my exams. any plans for the weekend?",
-    "nice, what kind of music do you like?",
+    "hi, what are you studying?",
+    "i study biology. do you like music?",
+    "the guitar. and you?",
 ]
 QUIET = {"TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
 
