@@ -26,11 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poly_agents.agents.teachers.examples import draw_candidates, replies
-from poly_agents.agents.teachers.reading import json_object, list_at, text_at
+from poly_agents.agents.teachers.reading import json_object, list_at, rows_of, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
-from poly_agents.files.lines import bounded, decode
 
 ARCHIVE = "ijcnlp_dailydialog.zip"
 END = "__eou__"
@@ -89,15 +88,7 @@ class DailydialogTeacher(ResponseTeacher):
         """Read a split from its archive; `path` is for error messages."""
         member = f"{name}/dialogues_{name}.txt"
         with zipfile.ZipFile(data) as archive, archive.open(member) as lines:
-            for number, line in enumerate(bounded(lines, path), 1):
-                try:
-                    if not line.strip():
-                        continue
-                    turns = parse(decode(line))
-                except ValueError as error:
-                    self.bad(f"{path}/{member}:{number}", error)
-                    continue
-                yield turns
+            yield from rows_of(lines, f"{path}/{member}", parse, self.bad)
 
 
 def parse(line: str) -> list[str]:
@@ -121,9 +112,9 @@ def parse_json(line: str) -> list[str]:
     return clean([text_at(turn, "text") for turn in list_at(json_object(line), "dialogue")])
 
 
-def clean(turns: list[str]) -> list[str]:
-    """Reduce spaces to one between words and drop empty turns."""
-    return [" ".join(turn.split()) for turn in turns if turn.strip()]
+def clean(texts: list[str]) -> list[str]:
+    """Reduce spaces to one between words and drop empty texts."""
+    return [" ".join(text.split()) for text in texts if text.strip()]
 
 
 def letters(dialogue: list[str]) -> str:

@@ -24,6 +24,7 @@ from poly_agents.agents.teachers.reading import json_object, texts_at
 from poly_agents.agents.teachers.response import ResponseTeacher, variant
 from poly_agents.errors import InputError
 from poly_agents.files.download import Download
+from poly_agents.tasks.dailydialog import clean
 
 SITE = "https://iitmnlp.github.io/DailyDialog-plusplus/dataset"
 KINDS = {  # variant -> which wrong responses are candidates
@@ -86,8 +87,3 @@ def parse(line: str, kinds: tuple[str, ...]) -> Row:
     if not context or not right:
         raise InputError("a context and positive_responses are expected")
     return Row(context, right, wrong)
-
-
-def clean(given: list[str]) -> list[str]:
-    """Reduce spaces to one between words and drop empty texts."""
-    return [text for text in (" ".join(text.split()) for text in given) if text]

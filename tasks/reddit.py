@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from poly_agents.agents.teachers.examples import Example, draw_candidates
-from poly_agents.agents.teachers.reading import BAD_ROW, id_at, json_object, open_binary, text_at
+from poly_agents.agents.teachers.reading import id_at, json_object, text_at
 from poly_agents.agents.teachers.response import ResponseTeacher
 from poly_agents.errors import InputError
-from poly_agents.files.lines import bounded, decode
 
 BOTS = {"automoderator", "autotldr", "remindmebot", "totesmessenger", "wikitextbot", "imguralbumbot"}
 FOREIGN = set(
@@ -78,7 +77,7 @@ class RedditTeacher(ResponseTeacher):
         turns, window = self.positive("history_turns", self.history_turns), self.positive("reddit_window", WINDOW)
         known: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # comment -> all turns up to it
         for path in self.dumps():
-            for comment in self.comments(path):
+            for comment in self.rows(path, parse):
                 before = () if comment.parent.startswith("t3_") else known.get(comment.parent)
                 if before is None or not comment.text or len(before) > DEPTH:
                     continue
@@ -96,21 +95,10 @@ class RedditTeacher(ResponseTeacher):
             raise InputError(f"--data-files {path}: there is no RC_* in it; {self.WHERE}")
         return found
 
-    def comments(self, path: Path) -> Iterator[Comment]:
-        """Read the comments of a dump."""
-        with open_binary(path) as lines:
-            for number, line in enumerate(bounded(lines, path), 1):
-                try:
-                    comment = parse(line)
-                except BAD_ROW as error:
-                    self.bad(f"{path}:{number}", error)
-                    continue
-                yield comment
 
-
-def parse(line: bytes) -> Comment:
+def parse(line: str) -> Comment:
     """Parse a line of a dump. Raises ValueError or KeyError for a bad one."""
-    row = json_object(decode(line))
+    row = json_object(line)
     text = " ".join(text_at(row, "body").split())
     author, subreddit = (text_at(row, key).lower() if row.get(key) else "" for key in ("author", "subreddit"))
     kept = (

@@ -65,8 +65,6 @@ class CandidateSource:
             self.pools[FIXED] = Pool.without_ids(self.search.store.texts)
         else:
             texts = [candidate["text"] for candidate in read_candidates(path)]
-            if not texts:
-                raise InputError(f"{path} holds no candidates; write one candidate per line")
             self.pools[FIXED] = pools.shared(texts, self.model.candidate_ids(texts), None)
         logging.info(f"{len(self.pools[FIXED].texts)} candidates from {path}")
 

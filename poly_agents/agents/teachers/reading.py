@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from poly_agents.errors import DownloadError, InputError, MissingPackageError
 from poly_agents.files.download import Download, Elsewhere, find
-from poly_agents.files.lines import bounded, decode
+from poly_agents.files.lines import Lines, bounded, decode
 
 BAD_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # what a malformed row raises
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape in JSON that spells half a character
@@ -83,17 +83,24 @@ def rows(path: Path, parse: Callable[[str], Any], on_error: Callable[[str, Excep
         parse: makes a row of a line without its line end; raises one of `BAD_ROW` if it cannot.
         on_error: gets `FILE:LINE` and the exception of a bad line, and may return to skip it. Default: raise.
     """
-    with open_binary(path) as lines:
-        for number, line in enumerate(bounded(lines, path), 1):
-            try:
-                text = decode(line).rstrip("\r\n")
-                if not text.strip():
-                    continue
-                row = parse(text)
-            except BAD_ROW as error:
-                (on_error or raise_bad_row)(f"{path}:{number}", error)
+    with open_binary(path) as file:
+        yield from rows_of(file, path, parse, on_error or raise_bad_row)
+
+
+def rows_of(
+    file: Lines, path: str | Path, parse: Callable[[str], Any], on_error: Callable[[str, Exception], None]
+) -> Iterator:
+    """Parse every line of an open file, as `rows` does. `path` is its name for errors."""
+    for number, line in enumerate(bounded(file, path), 1):
+        try:
+            text = decode(line).rstrip("\r\n")
+            if not text.strip():
                 continue
-            yield row
+            row = parse(text)
+        except BAD_ROW as error:
+            on_error(f"{path}:{number}", error)
+            continue
+        yield row
 
 
 def raise_bad_row(place: str, error: Exception) -> None:
