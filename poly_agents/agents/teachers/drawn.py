@@ -60,7 +60,8 @@ class Drawn:
 def draw_for_all_teachers() -> None:
     """Let every teacher of ParlAI draw candidates where the agent has the option `--eval-negatives`.
 
-    ParlAI has no such option. The teacher is the only one that knows the split, so this is done there.
+    ParlAI has no such option. The teacher is the only one that knows the split, so this is done there. It is not in
+    `patches/`, because it adds something and repairs nothing, and needs what is above that folder.
     """
     init, share, process = FixedDialogTeacher.__init__, FixedDialogTeacher.share, FixedDialogTeacher.process_action
 
