@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from parlai.core.agents import create_agent_from_model_file
 
 import poly_agents
 from poly_agents.errors import InputError
 from poly_agents.files import checkpoint
 from poly_agents.models.opening import read_tokenizer
+from poly_agents.text.tokenizer import Tokenizer
 
 SAVED = Path(__file__).parent / "fixtures/saved"
 REMOVED = object()
@@ -117,3 +119,18 @@ def test_a_backbone_that_is_not_there_is_named(tmp_path):
         poly_agents.start("bi", backbone=f"{tmp_path}/none")
     with pytest.raises(InputError, match=r"backbone org/none cannot be loaded .*; give a folder, a model file"):
         poly_agents.start("bi", backbone="org/none")
+
+
+def test_the_tokenizer_of_another_model_is_refused(trained, tmp_path):
+    path = str(tmp_path / "model")
+    for end in ("", ".opt", ".dict"):
+        shutil.copy(f"{trained['bi']}{end}", f"{path}{end}")
+    own = Tokenizer.from_saved(saved := json.loads(Path(f"{path}.dict").read_text("utf-8")), path)
+    words = saved["tokenizer"]["model"]["vocab"]
+    words["hello"], words["you"] = words["you"], words["hello"]
+    Tokenizer.from_saved(saved, path).save(f"{path}.dict")
+    for load in (poly_agents.load, create_agent_from_model_file):
+        with pytest.raises(InputError, match=rf"{path} was saved with another tokenizer"):
+            load(path)
+    own.save(f"{path}.dict")
+    assert poly_agents.load(path).tokenizer.ids("hello") == own.ids("hello")

@@ -32,8 +32,10 @@ def parlai(monkeypatch, capfd):
     return run
 
 
-def test_a_mistake_is_one_sentence(parlai, data, tmp_path):
+def test_a_mistake_is_one_sentence(parlai, data, tiny, tmp_path):
     task = ["-t", "poly_agents:jsonl", "--jsonl-path"]
+    mine = ["poly_mine", "-mf", tmp_path / "m", "--out", tmp_path / "out", *task, data]
+    train = ["train_model", "-m", "poly_agents/bi", *task, data, "-mf", tmp_path / "m", "--backbone", tiny]
     mistakes = {
         "there is no checkpoint 'nothing' in the zoo": ["poly_zoo", "nothing"],
         "did you mean 'poly'?": ["train_model", "-m", "poly_agents/polly", *task, data, "-mf", tmp_path / "m"],
@@ -43,7 +45,12 @@ def test_a_mistake_is_one_sentence(parlai, data, tmp_path):
             "eval_model",
             "-mf",
             tmp_path / "m",
+            *task,
+            data,
         ],
+        "there is no task to evaluate on": ["eval_model", "-mf", tmp_path / "m"],
+        "--hard-negatives-margin must be a finite number, got nan": [*mine, "--hard-negatives-margin", "nan"],
+        "cosine requires setting --max-train-steps": [*train, "--lr-scheduler", "cosine", "--num-epochs", "1"],
         "No task specified": ["display_data"],
         "Could not find filename 'nothing.opt": ["display_data", "-o", "nothing.opt"],
     }

@@ -13,7 +13,7 @@ from poly_agents.zoo.cards import card, portable
 from poly_agents.zoo.checks import MODEL_FILES, SUMS
 
 CARD = "README.md"
-HEADER = ("agent", "backbone", *checkpoint.LENGTHS, "number_training_updates", "examples_seen")
+HEADER = ("agent", "backbone", *checkpoint.LENGTHS, opening.TOKENIZER, "number_training_updates", "examples_seen")
 
 
 def write_card(model_file: str, reports: Sequence[str], licence: str | None, language: str | None) -> str:

@@ -5,6 +5,7 @@
 The format is read off the first bytes of the file and off the `.opt` beside it. Nothing is executed.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from poly_agents.models.headers import check_header, check_types
 from poly_agents.pretrained import classifiers, hub_files, parlai_tokenizer, parlai_weights
 from poly_agents.text.tokenizer import Tokenizer, read_saved
 
+TOKENIZER = "tokenizer"  # the entry of a header with the digest of the tokenizer
 ZIP, OLD_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # first bytes since torch 1.6, and before it
 
 
@@ -39,7 +41,9 @@ def open_model(path: str) -> Opened:
         ValueError: a file is missing, damaged, or in another format. The message names the file.
     """
     saved = read_weights(path)
-    return Opened(saved.header, saved.weights, read_tokenizer(f"{path}.dict"), saved.optimizer, path)
+    tokenizer = read_tokenizer(f"{path}.dict")
+    check_tokenizer(tokenizer, saved.header, path)
+    return Opened(saved.header, saved.weights, tokenizer, saved.optimizer, path)
 
 
 def read_weights(path: str) -> Checkpoint:
@@ -82,9 +86,19 @@ def read_tokenizer(path: str) -> Tokenizer:
     if parlai_weights.owns(path.removesuffix(".dict")):
         return parlai_tokenizer.convert(path)
     saved = read_saved(path)
-    if "parlai" in saved:
-        return parlai_tokenizer.ParlaiTokenizer.from_saved(saved, path)
-    return Tokenizer.from_saved(saved, path)
+    kind = parlai_tokenizer.ParlaiTokenizer if "parlai" in saved else Tokenizer
+    tokenizer = kind.from_saved(saved, path)
+    tokenizer.read_digest = saved.get("digest", "")
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Tokenizer, header: Mapping[str, Any], path: str) -> None:
+    """Raise ValueError unless a tokenizer is the one that a model was saved with. Older model files do not say."""
+    wanted = header.get(TOKENIZER)
+    if wanted not in (None, tokenizer.read_digest) and wanted != tokenizer.digest:
+        raise InputError(
+            f"{path} was saved with another tokenizer than the one it is given now; put its own .dict beside it"
+        )
 
 
 def pretrained_tokenizer(source: str) -> Tokenizer:

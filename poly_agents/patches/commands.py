@@ -100,6 +100,8 @@ def explain(error: Exception) -> str | None:
         if isinstance(error, IndexError):
             return "a name ends in ':' or '/'; -m poly_agents/poly and -t poly_agents:chitchat are whole ones"
         return printable(f"there is no such agent or task: {text}; see -m and -t ({HINT})")
+    if type(error) is ValueError and place.endswith("parlai/nn/lr_scheduler.py"):
+        return printable(text)
     if type(error) is RuntimeError and re.search(r"parlai/(core|scripts)/\w+\.py$", place):
         return printable(f"{text} ({HINT})")
     return None

@@ -18,11 +18,22 @@ Values = dict[str, float]
 
 
 def patch_evaluation(script) -> None:
-    """Print the report of `parlai eval_model` once. ParlAI prints it for each task, and then for all of them.
+    """Print the report of `parlai eval_model` once, and ask for a task that was not given.
 
-    The table at the end has a column for each task. This patch can go when ParlAI prints it alone.
+    ParlAI prints the report for each task, and then for all of them. The table at the end has a column for each task.
+    This patch can go when ParlAI prints it alone, and names the flag that is missing.
     """
     script.logging = SimpleNamespace(**vars(script.logging) | {"report": lambda message: None})
+    evaluate = script.eval_model
+
+    def eval_model(opt):
+        if not opt.get("task") and not opt.get("evaltask"):
+            from poly_agents.errors import InputError
+
+            raise InputError("there is no task to evaluate on; give one: -t poly_agents:chitchat")
+        return evaluate(opt)
+
+    script.eval_model = eval_model
 
 
 def short(of_parlai: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:

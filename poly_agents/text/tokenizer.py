@@ -29,6 +29,8 @@ class Tokenizer:
     A special token that is spelt out in a text ("[SEP]") stays plain text: nobody can forge a turn.
     """
 
+    read_digest = ""  # the digest of the file it was read from, if it has one
+
     def __init__(self, backend: Backend, pad_id: int, turn_id: int, joint_prompts: bool = True):
         backend.no_truncation()
         backend.no_padding()
@@ -100,9 +102,17 @@ class Tokenizer:
 
     def save(self, path: str) -> None:
         """Write the tokenizer as one JSON file. Its first entry is the digest of the others."""
+        write_text(path, f'{{"digest": "{self.digest}", {self._content[1:]}')
+
+    @property
+    def digest(self) -> str:
+        """Return the digest that begins a saved file. The header of a model file holds it too."""
+        return bytes_digest(self._content.encode())
+
+    @property
+    def _content(self) -> str:
         saved = {"pad_id": self.pad_id} | self.settings | {"tokenizer": json.loads(self.backend.to_str())}
-        text = json.dumps(saved, ensure_ascii=False)
-        write_text(path, f'{{"digest": "{bytes_digest(text.encode())}", {text[1:]}')
+        return json.dumps(saved, ensure_ascii=False)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class PolyMine(ParlaiScript):
         from poly_agents import load
         from poly_agents.agents import teachers
         from poly_agents.learning import negatives
+        from poly_agents.learning.training import TrainingOptions
 
+        TrainingOptions.of(self.opt)
         if self.opt["hard_negatives"] < 1:
             raise InputError(f"--hard-negatives must be at least 1, got {self.opt['hard_negatives']}")
         examples = list(teachers.response_examples(self.opt, "train"))
