@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -133,7 +134,7 @@ def main() -> None:
     begun = time.monotonic()
     folder = Path(arguments.model_file).parent
     for old in folder.glob(f"{Path(arguments.model_file).name}*"):
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     planned = plan()
     steps, examples = arguments.steps or planned.steps, arguments.examples or planned.examples
     reports = {"BM25": evaluate("-m poly_agents/bm25", examples)}
