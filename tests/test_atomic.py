@@ -2,13 +2,17 @@
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from poly_agents.errors import InputError
 from poly_agents.files import atomic, lines
 from poly_agents.files.atomic import locked, new_folder, only_writer, replace, write_text
 
@@ -104,3 +108,18 @@ def test_a_mark_of_the_byte_order_is_no_text_and_other_encodings_are_named(tmp_p
     with pytest.raises(ValueError, match="byte 4 of the line, 0xe9, is not UTF-8; if the file is in Latin-1, convert"):
         read("one\ncafé\n".encode("latin-1"))
     assert read("a\u2028b\x85c\rd\x0be\n".encode()) == ["a\u2028b\x85c\rd\x0be\n"]
+
+
+@pytest.mark.parametrize("write", [replace, new_folder])
+def test_a_full_disk_is_one_sentence_whatever_writes(tmp_path, write):
+    def save(path):
+        save_file({"a": torch.ones(99)}, Path(path, "a") if write is new_folder else path)
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(InputError, match=rf"^{tmp_path}/out cannot be written \(File too large.*make room"):
+            write(tmp_path / "out", save)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from poly_agents.errors import InputError
 
@@ -95,12 +96,19 @@ def new_folder(folder: str | Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, of which nothing is left at the end. Leftovers of dead processes go too."""
+    """Give a temporary path beside `path`, of which nothing is left at the end. Leftovers of dead processes go too.
+
+    Raises:
+        ValueError: safetensors cannot write inside, on a full disk say; its own errors are of no kind.
+    """
     remove_leftovers(path)
     temporary = path.with_name(f"{path.name}.{_machine()}-{os.getpid()}-{next(_numbers)}.tmp")
     _in_use.add(temporary.name)
     try:
         yield temporary
+    except SafetensorError as error:
+        reason = str(error).rpartition("I/O error: ")[2]
+        raise InputError(f"{path} cannot be written ({reason}); make room, or give another path") from error
     finally:
         remove(temporary)
         _in_use.discard(temporary.name)
