@@ -10,6 +10,7 @@ PolyOptions(poly_codes=16)
 import dataclasses
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -41,10 +42,12 @@ class Options:
             choices, value = field.metadata["choices"], getattr(self, field.name)
             if value is None and is_open(field):
                 continue
-            if choices and value not in choices:
-                raise InputError(f"{flag(field.name)} must be one of {', '.join(choices)}, got {value!r}")
             if not has_type(field, value):
-                raise InputError(f"{flag(field.name)} must be of type {kind_of(field).__name__}, got {value!r}")
+                raise InputError(
+                    f"{flag(field.name)} must be of type {kind_of(field).__name__}, got {reprlib.repr(value)}"
+                )
+            if choices and value not in choices:
+                raise InputError(f"{flag(field.name)} must be one of {', '.join(choices)}, got {reprlib.repr(value)}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{flag(field.name)} must be a finite number, got {value}")
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import poly_agents
@@ -73,6 +74,8 @@ def test_no_reader_waits_for_a_pipe_or_a_device(read, tmp_path):
         ({"layers": True}, "--layers must be of type int, got True"),
         ({"layers": 2.0}, "--layers must be of type int, got 2.0"),
         ({"share_encoders": 1}, "--share-encoders must be of type bool, got 1"),
+        ({"precision": np.array(["a", "b"])}, "--precision must be of type str, got array"),
+        ({"context_prompt": ["a" * 999]}, r"--context-prompt must be of type str, got \['a{12}\.\.\.a{13}'\]$"),
     ],
 )
 def test_an_option_of_another_type_is_named(option, says):
