@@ -140,8 +140,9 @@ def main() -> None:
     reports = {"BM25": evaluate("-m poly_agents/bm25", examples)}
     reports["MiniLM, untrained"] = evaluate(f"-m poly_agents/bi {LENGTHS}", examples)
     parlai(
-        f"train_model -m poly_agents/poly {TASK} {LENGTHS} -mf {arguments.model_file} -bs {BATCH} -ebs {EVAL_BATCH} "
-        f"--max-train-steps {steps} --validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true"
+        f"train_model -m poly_agents/poly {TASK} {LENGTHS} -mf {arguments.model_file} -bs {BATCH} "
+        f"--max-train-steps {steps} --validation-every-n-epochs -1 --validation-max-exs 64 --short-final-eval true "
+        f"--eval-batchsize {EVAL_BATCH}"
     )
     reports["poly-encoder, 64 codes, trained"] = evaluate(f"-mf {arguments.model_file}", examples)
     chat(arguments.model_file)
