@@ -23,5 +23,5 @@ def versions(weights: Iterable[Tensor]) -> tuple:
     """
     weights = [weight for weight in weights if not weight.is_meta and weight.numel()]
     some = [weight.as_strided((min(SAMPLE, n := weight.numel()),), (max(1, n // SAMPLE),)) for weight in weights]
-    values = torch.cat([part.float().to(some[0].device) for part in some]).cpu().numpy().tobytes() if some else b""
+    values = torch.cat(some).float().cpu().numpy().tobytes() if some else b""
     return values, *((weight.data_ptr(), weight._version) for weight in weights)
