@@ -19,9 +19,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from poly_agents.agents.teachers.reading import json_object
 from poly_agents.candidates.search import Search, SearchOptions
 from poly_agents.files.atomic import write_text
-from poly_agents.tasks.beir import documents, read_object, write_run
+from poly_agents.tasks.beir import documents, write_run
 
 RESULTS = Path(__file__).parent / "results"
 PARLAI = Path(sys.executable).with_name("parlai")
@@ -70,7 +71,7 @@ def first_stage(data: Path, out: Path) -> None:
     model = untrained("auto", 256)
     with tempfile.TemporaryDirectory() as folder:
         search = Search(model.index(Path(folder, "store"), documents(data)), SearchOptions())
-        queries = [read_object(line) for line in (data / "queries.jsonl").read_text("utf-8").splitlines() if line]
+        queries = [json_object(line) for line in (data / "queries.jsonl").read_text("utf-8").splitlines() if line]
         found = {row["_id"]: model.search(row["text"], search, DEPTH + 1) for row in queries}
     write_run(out, {query: [(each.candidate["id"], each.score) for each in best] for query, best in found.items()})
 
