@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from poly_agents import processes, zoo
 from poly_agents.errors import InputError
@@ -26,6 +25,7 @@ from poly_agents.files.digests import text_digest
 from poly_agents.files.lines import bounded, json_line
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.models.textranker import TextRanker
+from poly_agents.progress import bar
 from poly_agents.text import given
 from poly_agents.text.near import near_key
 from poly_agents.text.turns import ResponseExample
@@ -139,7 +139,7 @@ def mine(
         done = resume(part, json_line({"mined_with": mined_with}), examples)
         with part.open("ab") as file:
             lines = search(model, examples, done, responses, ids, count, margin)
-            for line in tqdm(lines, total=len(examples), initial=done, unit="ex", desc="mining", disable=None):
+            for line in bar(iterable=lines, total=len(examples), initial=done, unit="ex", desc="mining"):
                 file.write(json_line(line))
         replace(path, lambda beside: part.rename(beside))
 
