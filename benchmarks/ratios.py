@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import poly_agents
 from poly_agents.files.atomic import write_text
+from poly_agents.rankers import ranker_class
 from poly_agents.tasks.chitchat import examples
 
 CANDIDATES = 1000
@@ -32,7 +33,8 @@ class System:
     """An untrained ranker with its tokenizer."""
 
     def __init__(self, agent: str, backbone: str, **options):
-        model = poly_agents.start(agent, backbone=backbone, **options)
+        published = {"start": "paper"} if ranker_class(agent).backbone_start else {}
+        model = poly_agents.start(agent, backbone=backbone, **published, **options)
         self.tokenizer, self.ranker = model.tokenizer, model.ranker
 
     def encode(self, texts: Sequence[str], length: int) -> None:

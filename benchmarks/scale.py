@@ -30,6 +30,7 @@ from poly_agents.candidates.vectors import Vectors
 from poly_agents.encoders.states import TokenStates, map_tensors
 from poly_agents.files.atomic import write_text
 from poly_agents.models import building
+from poly_agents.rankers import ranker_class
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker, Views
 from poly_agents.tasks.chitchat import conversations, examples
@@ -70,7 +71,8 @@ def contexts(tokenizer: Tokenizer) -> list[list[int]]:
 
 def start(agent: str, options: dict, backbone: str, shape: dict | None) -> tuple[Ranker, Tokenizer]:
     """Make an untrained ranker with its tokenizer. With a `shape` its encoder is random."""
-    model = poly_agents.start(agent, backbone=backbone, **options)
+    published = {"start": "paper"} if ranker_class(agent).backbone_start else {}
+    model = poly_agents.start(agent, backbone=backbone, **published, **options)
     if not shape:
         return model.ranker, model.tokenizer
     header = model.header()

@@ -21,12 +21,19 @@ VARIANTS = {
         {"reduction": "first-m", "reduction_tokens": 3},
         {"reduction": "max", "bi_dense": 11},
     ],
-    "poly": [{"poly_codes": 5}, *({"poly_codes": 5, "poly_views": v} for v in ("first", "last", "last-first"))],
-    "cross": [{}, {"cross_head": "pooled"}, {"cross_head": "normed", "reduction": "mean"}],
+    "poly": [
+        {"poly_codes": 5},
+        {"poly_codes": 5, "start": "backbone"},
+        *({"poly_codes": 5, "poly_views": views} for views in ("first", "last", "last-first")),
+    ],
+    "cross": [{}, {"cross_head": "pooled"}, {"cross_head": "normed", "reduction": "mean"}, {"start": "backbone"}],
     "mix": [
         {"mix_vectors": 3, "mix_layers": "1,2"},
         {"mix_strategy": "codes", "mix_vectors": 2, "mix_cosine": True},
+        {"mix": "c", "mix_layers": "1,2", "start": "backbone"},
     ],
+    "late": [{}, {"start": "backbone"}],
+    "uni": [{}, {"start": "backbone"}],
     "early": [{"early_layer": 1}],
     "ed2lm": [{"ed2lm_encode": e, "ed2lm_score": s} for e in ("candidate", "context") for s in ("true", "text")],
 }

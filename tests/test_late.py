@@ -92,7 +92,7 @@ def test_encoded_candidates_have_the_encoder_s_precision(tiny, tokenizer, texts)
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"late_width": 0}, "--late-width must be at least 1, got 0"), ({"late_scale": -1.0}, "--late-scale must be")],
+    [({"late_width": -1}, "--late-width must be at least 0, got -1"), ({"late_scale": -1.0}, "--late-scale must be")],
 )
 def test_a_bad_option_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -116,6 +116,11 @@ def test_empty_contexts_and_empty_candidates_have_finite_scores(ranker):
 
 def test_training_reaches_every_parameter(ranker, texts):
     ranker.train()
+    for interaction in getattr(ranker, "interactions", []):
+        if hasattr(interaction, "shares"):
+            interaction.shares.data.fill_(
+                0.5
+            )  # they start at 0, which lets nothing through to the layer in the first step
     scores = ranker(pad(texts(*LENGTHS)), pad(texts(*CANDIDATES)))
     torch.nn.functional.cross_entropy(scores, torch.arange(len(LENGTHS))).backward()
     unreached = [n for n, p in ranker.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -21,7 +21,8 @@ class Ours(ParlaiLoop):
     precision = "auto"
 
     def flags(self, kind, text, label):
-        own = {"bi": "--bi-cosine false", "poly": f"--poly-codes {CODES}"}.get(kind, "")
+        paper = "--start paper"  # as ParlAI's rankers score
+        own = {"bi": "--bi-cosine false", "poly": f"--poly-codes {CODES} {paper}", "cross": paper}.get(kind, "")
         return (
             f"-m poly_agents/{kind} --text-truncate {text} --label-truncate {label} {own} "
             f"--share-encoders false --precision {self.precision}"
@@ -67,7 +68,8 @@ class OursPython(Ours):
 
 def new_ranker(kind: str, precision: str, text: int = LONG, label: int = CANDIDATE) -> TextRanker:
     """Make an untrained ranker. Learned codes and heads come from a fixed seed."""
-    own = {"bi": {"bi_cosine": False}, "poly": {"poly_codes": CODES}}.get(kind, {})
+    paper = {"start": "paper"}  # as ParlAI's rankers score
+    own = {"bi": {"bi_cosine": False}, "poly": {"poly_codes": CODES} | paper, "cross": paper}.get(kind, {})
     torch.manual_seed(0)
     options = {"backbone": zoo.backbone("minilm"), "share_encoders": False, "precision": precision} | own
     return TextRanker.start(kind, None, text, label, **options)

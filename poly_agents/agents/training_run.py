@@ -19,7 +19,9 @@ from poly_agents.learning import schedule
 from poly_agents.learning.negatives import HardNegatives, context_key
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.learning.training import TrainingOptions
+from poly_agents.scoring.starts import cosines
 from poly_agents.text.near import near_key
+from poly_agents.text.tokens import pad
 from poly_agents.text.turns import ResponseExample
 
 
@@ -54,15 +56,24 @@ class TrainingCandidates:
             epochs: how many epochs were trained; negatives are mined again now and then.
         """
         pool = self.candidate_source.of(batch, source, training=True)
+        right = self._right(batch)
         if source == "batch" and self.options.negatives:
-            pool = pools.sample(pool, self.options.negatives, update * processes.count() + processes.rank())
+            pool = self._sampled(batch, pools.without_right(pool, right), update)
         elif processes.count() > 1 and source != "batch" and source not in self.candidate_source.pools:
             pool = pools.common(pool, processes.all_gather(pool))
         if self.hard_negatives:
             own = self._mined(batch, epochs)
             texts = [text for rows in processes.all_gather(own) for row in rows for text in row]
             pool = pools.add(pool, texts, self.candidate_source.model.candidate_ids(texts), own)
-        return pools.without_right(pool, self._right(batch))
+        return pools.without_right(pool, right)
+
+    def _sampled(self, batch, pool: Pool, update: int) -> Pool:
+        """Choose the negatives of each context among the responses of the batch."""
+        options, hardness = self.options, None
+        if options.negatives_by != "random":
+            hardness = cosines(self.candidate_source.model.ranker, batch.tokens, pad(pool.ids)).cpu()
+        seed = update * processes.count() + processes.rank()
+        return pools.sample(pool, options.negatives, seed, hardness, options.negatives_by)
 
     @staticmethod
     def _right(batch) -> list[set[str]]:

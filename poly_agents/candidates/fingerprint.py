@@ -11,6 +11,9 @@ from poly_agents.text.tokenizer import Tokenizer
 # are held in, and the type of each weight is part of the fingerprint.
 STARTING = {"backbone", "dropout", "freeze_embeddings", "precision", "share_encoders"}
 
+# Options that earlier versions did not have, with the value at which everything is as it was.
+LATER = {"start": "paper", "late_direction": "context"}
+
 
 def fingerprint(ranker: Ranker, tokenizer: Tokenizer, truncate: int) -> str:
     """Return a SHA-256 digest of weights, options, tokenizer and length.
@@ -20,7 +23,9 @@ def fingerprint(ranker: Ranker, tokenizer: Tokenizer, truncate: int) -> str:
         tokenizer: the tokenizer of the candidates.
         truncate: tokens of a candidate that are kept.
     """
-    options = {name: value for name, value in vars(ranker.options).items() if name not in STARTING}
+    options = {
+        name: value for name, value in vars(ranker.options).items() if name not in STARTING and LATER.get(name) != value
+    }
     digest = hashlib.sha256(f"{type(ranker).__name__} {sorted(options.items())} {truncate}".encode())
     digest.update(tokenizer.identity.encode())
     for name, tensor in sorted(ranker.tensors().items()):

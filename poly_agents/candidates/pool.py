@@ -10,6 +10,8 @@ from torch import Tensor
 from poly_agents.encoders.states import padded_index
 from poly_agents.text.near import near_key
 
+MIXED = 15  # random candidates that the hardest are looked for among
+
 
 class Pool(NamedTuple):
     """N distinct candidates, and which of them belong to each of B contexts."""
@@ -96,20 +98,40 @@ def relevance(
     return graded
 
 
-def sample(pool: Pool, negatives: int, seed: int) -> Pool:
-    """Draw negatives from a shared pool without repeats.
+def sample(pool: Pool, negatives: int, seed: int, hardness: Tensor | None = None, by: str = "random") -> Pool:
+    """Choose negatives from a shared pool without repeats.
+
+    Args:
+        pool: all candidates for every context, or those of an index that `without_right` made.
+        negatives: how many each context gets, or fewer if there are no more.
+        seed: of the random choice.
+        hardness: a score of each candidate for each context, [B, N]. Only `random` does without.
+        by: `random`; `hardest`, the ones with the highest scores; or `mixed`, where the hardest of `MIXED` random ones
+            are taken and the last one is random. The hardest of many are often right, too.
 
     Returns:
-        A pool in which each context has its label in column 0 and `negatives` other candidates after it. It is the
-        same pool if there are no more candidates than that.
+        A pool in which each context has its label in column 0 and its negatives after it. It is the same pool if there
+        are no more candidates than that.
     """
     count = len(pool.texts)
     if pool.labels is None or negatives >= count - 1:
         return pool
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(len(pool.labels), count, generator=generator)
-    weights.scatter_(1, pool.labels.unsqueeze(1), 2.0)  # the label is always first
-    index = weights.topk(negatives + 1).indices  # [B, 1 + negatives]
+    drawn = torch.rand(len(pool.labels), count, generator=generator)  # [B, N], a random order for each context
+    if pool.index is not None:
+        drawn = drawn.masked_fill(pool.index < 0, -1.0)
+    label = pool.labels.unsqueeze(1)
+    if by == "random":
+        order = drawn.scatter(1, label, 2.0)  # the label is always first
+    elif by == "hardest":
+        order = torch.where(drawn < 0, -torch.inf, hardness).scatter(1, label, torch.inf)
+    else:
+        order = drawn.scatter(1, label, -1.0)
+        among = order.topk(min(MIXED, count - 1)).indices
+        hard = hardness.gather(1, among).topk(min(negatives - 1, among.shape[1])).indices
+        order = order.scatter(1, among.gather(1, hard), 2.0).masked_fill(drawn < 0, -1.0).scatter(1, label, 3.0)
+    index = order.topk(negatives + 1).indices  # [B, 1 + negatives]
+    index = index.masked_fill(drawn.gather(1, index) < 0, -1)
     return pool._replace(index=index, labels=torch.zeros_like(pool.labels))
 
 

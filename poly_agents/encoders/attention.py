@@ -16,6 +16,7 @@ class KeysValues(NamedTuple):
     keys: Tensor  # [..., H, L, d]
     values: Tensor  # [..., H, L, d]
     mask: Tensor  # [..., 1, 1, L] bool
+    bias: Tensor | None = None  # added to the logits, [..., H, Lq, L] or what broadcasts to it
 
 
 def split(states: Tensor, heads: int) -> Tensor:
@@ -40,7 +41,9 @@ def weights(logits: Tensor, dropout: float) -> Tensor:
 def attention_logits(queries: Tensor, context: KeysValues) -> Tensor:
     """Return the scaled products of queries and keys: [..., H, Lq, d] -> [..., H, Lq, L]."""
     scaled = queries * queries.shape[-1] ** -0.5
-    return (scaled @ context.keys.mT).masked_fill(~context.mask, -torch.inf)
+    logits = scaled @ context.keys.mT
+    logits = logits if context.bias is None else logits + context.bias.to(logits.dtype)
+    return logits.masked_fill(~context.mask, -torch.inf)
 
 
 def attend(queries: Tensor, context: KeysValues, dropout: float) -> Tensor:

@@ -52,6 +52,12 @@ def export(model: TextRanker, format: str, folder: str | Path) -> list[Path]:
     encoders = {model.ranker.context_encoder, model.ranker.candidate_encoder}
     if any(encoder.model.dtype != torch.float32 for encoder in encoders):
         raise InputError("an export is in float32; load the model with precision='float32'")
+    agent = model.header()["agent"]
+    if agent in ("cross", "late") and model.ranker.options.from_backbone:
+        raise InputError(
+            f"this {agent} was trained with --start backbone, and no other library scores so; train one with "
+            "--start paper"
+        )
     if "parlai" in model.tokenizer.settings:
         raise InputError("the dictionary of this model is ParlAI's own: no other library makes the same ids of a text")
     atomic.new_folder(folder, writer_of(model, format))

@@ -31,6 +31,12 @@ class TrainingOptions(Options):
     """Options of training that every ranker has."""
 
     negatives: int = option(0, "with -cands batch: train against this many other responses of the batch; 0: all")
+    negatives_by: str = option(
+        "random",
+        "how --negatives are chosen among the responses of the batch: at random; the hardest, by the cosine of the "
+        "mean states of the encoder in training; or mixed: all but one are the hardest of 15 random ones",
+        ("random", "hardest", "mixed"),
+    )
     grad_cache: int = option(0, "run this many contexts or candidates at a time, to need less memory; 0: all")
     teacher_model: str = option("", "trained model whose scores are learned (any ranker but uni)")
     distill_loss: str = option("kl", "compare the score lists (kl) or the margins (margin-mse)", ("kl", "margin-mse"))

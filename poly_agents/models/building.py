@@ -89,7 +89,8 @@ def start(
     """
     kind = ranker_class(agent)
     pretrained = kind.read_pretrained(options, source, tokenizer)
-    known = {name: value for name, value in pretrained.options.items() if getattr(options, name) is None}
+    known = pretrained.options | starting_options(kind, options, source, tokenizer, bool(pretrained.weights))
+    known = {name: value for name, value in known.items() if getattr(options, name) is None}
     options = dataclasses.replace(options, **known)  # what stays open depends on the encoder
     dtype = choose_dtype(options.precision, device)
 
@@ -100,6 +101,43 @@ def start(
     ranker = kind(options, tokenizer.frame_for(options, label_truncate), encoder)
     ranker.load_some(pretrained.weights)
     return ranker
+
+
+def starting_options(
+    kind: type[Ranker], options: RankerOptions, source: str, tokenizer: Tokenizer, is_trained: bool
+) -> dict[str, Any]:
+    """Return the open options by which a ranker starts where its backbone stands, or nothing if it starts otherwise.
+
+    Args:
+        kind: the class of the ranker.
+        options: of the ranker.
+        source: a HuggingFace name or folder, or a model file.
+        tokenizer: of the source.
+        is_trained: the source has trained parts for this ranker besides the encoder.
+    """
+    if not kind.backbone_start or options.start == "paper":
+        return {}
+    asked = options.start == "backbone"
+    return kind.backbone_start if asked or (not is_trained and compares_means(source, tokenizer)) else {}
+
+
+def compares_means(source: str, tokenizer: Tokenizer) -> bool:
+    """Tell whether a backbone was trained to compare two texts by the cosine of their mean states.
+
+    So are the encoders of embeddings that pool the mean, and a `bi` of this project.
+    """
+    if Path(source).is_file():
+        header = opening.read_header(source)
+        known = header["options"] if header["agent"] == "bi" else {}
+    else:
+        bi = ranker_class("bi")
+        try:
+            known = bi.read_pretrained(bi.Options(), source, tokenizer).options
+        except InputError:  # it is more than `bi` can do
+            known = {}
+    more = any(known.get(name) for name in ("bi_dense", "bi_candidate_map"))
+    one_encoder = known.get("share_encoders", True)
+    return known.get("reduction") == "mean" and bool(known.get("bi_cosine")) and one_encoder and not more
 
 
 def with_vocabulary(encoder: Backbone, tokenizer: Tokenizer, source: str) -> Backbone:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poly_agents.encoders import arrow, layers
 from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.states import by_length
 from poly_agents.options import option
@@ -21,13 +22,14 @@ from poly_agents.pretrained import classifiers
 from poly_agents.scoring import heads
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.reduction import REDUCTIONS, ReductionOptions
+from poly_agents.scoring.starts import PairScore, StartOptions
 from poly_agents.text.tokens import Tokens
 
 PAIRS = 16384  # pairs that are joined at a time, to bound the memory that a large pool needs
 
 
 @dataclass(frozen=True)
-class CrossOptions(ReductionOptions):
+class CrossOptions(StartOptions, ReductionOptions):
     """Options of the cross-encoder."""
 
     reduction: str = option(
@@ -51,12 +53,17 @@ class CrossRanker(Ranker):
     """Score each pair by encoding context and candidate as one text."""
 
     Options = CrossOptions
-    defaults = {"negatives": 15}
+    defaults = {"negatives": 4, "negatives_by": "mixed", "learningrate": 5e-5}
     one_encoder = True
+    backbone_start = {"start": "backbone"}
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        self.head = heads.make(self.options.cross_head, self.context_encoder.width)
+        if self.options.from_backbone:
+            layers.read(self.context_encoder.model)
+            self.pair = PairScore(self.context_encoder)
+        else:
+            self.head = heads.make(self.options.cross_head, self.context_encoder.width)
 
     @classmethod
     def can_cache(cls, options):
@@ -67,6 +74,8 @@ class CrossRanker(Ranker):
         return classifiers.read_head(options, source, tokenizer)
 
     def positions_needed(self, context, candidate):
+        if self.options.from_backbone:
+            return super().positions_needed(context, candidate)
         return self.frame.pair_length + context + candidate
 
     def encode(self, candidates: Tokens) -> Tokens:
@@ -90,6 +99,10 @@ class CrossRanker(Ranker):
         """
         row, column = pairs.unbind(-1)
         candidates = encoded.select((row if len(encoded.ids) > 1 else torch.zeros_like(row), column))
+        if self.options.from_backbone:
+            context, candidate = (self.frame.wrap(part) for part in (contexts.select(row), candidates))
+            candidate = Tokens(*(part.unsqueeze(1) for part in candidate))  # [N, 1, L']
+            return arrow.in_slices(self.run_apart, context, candidate).squeeze(-1)
         joint = self.frame.join(contexts.select(row), candidates)
         if self.options.reduction == "first":
             return self.head(by_length(self.context_encoder.first, joint)).squeeze(-1)
@@ -98,3 +111,8 @@ class CrossRanker(Ranker):
     def score_states(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Score pairs [N] by their joint token states [N, L, D] and mask [N, L]."""
         return self.head(self.options.reduce(hidden, mask)).squeeze(-1)
+
+    def run_apart(self, context: Tokens, candidate: Tokens) -> Tensor:
+        """Score framed contexts [N, L] and the one candidate of each, [N, 1, L'] -> [N, 1], by `--start backbone`."""
+        dropout = self.options.dropout if self.training else 0.0
+        return self.pair(*arrow.run(self.context_encoder, context, candidate, False, self.pair.bias, dropout))

@@ -28,14 +28,23 @@ from poly_agents.pretrained import sentence_transformers
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.ranker_options import PromptOptions
+from poly_agents.scoring.starts import StartOptions
 from poly_agents.text.tokens import Tokens
+
+MEAN_WEIGHT = 2.0  # weight of a text's mean state in the vector of each token, with --start backbone
 
 
 @dataclass(frozen=True)
-class LateOptions(PromptOptions):
+class LateOptions(StartOptions, PromptOptions):
     """Options of late interaction."""
 
-    late_width: int = option(None, "dimensions of a token's vector", fallback=128)
+    late_width: int = option(None, "dimensions of a token's vector; 0: those of the encoder", fallback=128)
+    late_direction: str = option(
+        None,
+        "which tokens look for their best partner: those of the context, as in the paper, or those of both texts",
+        ("context", "both"),
+        fallback="context",
+    )
     late_scale: float = option(
         None,
         "factor of the score, which is the mean over the context's tokens; 0: the score is their sum, as in the paper",
@@ -44,7 +53,7 @@ class LateOptions(PromptOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, "late_width", 1)
+        at_least(self, "late_width", 0)
         at_least(self, "late_scale", 0)
 
 
@@ -52,11 +61,15 @@ class LateRanker(Ranker):
     """Score by the best product of each context token with a candidate token."""
 
     Options = LateOptions
+    backbone_start = {"start": "backbone", "late_width": 0, "late_direction": "both"}
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
-        self.project = nn.Linear(self.context_encoder.width, self.options.late_width, bias=False)
+        width = self.context_encoder.width
+        self.project = nn.Linear(width, self.options.late_width or width, bias=False)
         nn.init.orthogonal_(self.project.weight)  # keeps angles, as far as the width allows
+        if self.options.from_backbone:
+            self.mean_weight = nn.Parameter(torch.tensor(MEAN_WEIGHT))
 
     @classmethod
     def read_pretrained(cls, options, source, tokenizer):
@@ -69,10 +82,14 @@ class LateRanker(Ranker):
         return self.vectors(self.context_encoder, self.frame.wrap_context(contexts))
 
     def score_encoded(self, contexts: TokenStates, encoded: TokenStates) -> Tensor:
+        scale, lengths = self.options.late_scale, contexts.mask.sum(-1, keepdim=True)
         scores = maths.maxsim(*contexts, *encoded)  # [B, C]
-        if not self.options.late_scale:
+        scores = scores * (scale / lengths) if scale else scores
+        if self.options.late_direction == "context":
             return scores
-        return scores * (self.options.late_scale / contexts.mask.sum(-1, keepdim=True))
+        others = maths.maxsim_of_candidates(*contexts, *encoded)  # [B, C]
+        others = others * (scale / encoded.mask.sum(-1).clamp(min=1)) if scale else others
+        return (scores + others) / 2
 
     # --- states -> vectors --------------------------------------------------------------------------------------------
 
@@ -82,7 +99,9 @@ class LateRanker(Ranker):
         return TokenStates(vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype), framed.mask)
 
     def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Project token states [N, L, D] to unit vectors [N, L, D']."""
+        """Project token states [N, L, D] to unit vectors [N, L, D'], by --start backbone with a share of their mean."""
+        if self.options.from_backbone:
+            hidden = hidden + self.mean_weight * maths.mean(hidden, mask).unsqueeze(-2)
         return normalize(self.project(hidden), dim=-1)
 
     views = vector

@@ -36,7 +36,7 @@ from poly_agents.errors import InputError
 from poly_agents.options import above, at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
-from poly_agents.scoring.ranker_options import RankerOptions
+from poly_agents.scoring.starts import SCALE, StartOptions
 from poly_agents.text.tokens import Tokens
 
 WEIGHTS = 2**23  # attention weights that are held at a time, to bound the memory that a large pool needs
@@ -53,7 +53,7 @@ PRESETS = {"a": Preset(1, "last"), "b": Preset(1, "last3"), "c": Preset(2, "last
 
 
 @dataclass(frozen=True)
-class MixOptions(RankerOptions):
+class MixOptions(StartOptions):
     """Options of MixEncoder."""
 
     mix: str = option(
@@ -85,6 +85,11 @@ class MixOptions(RankerOptions):
             raise InputError(f"--mix-layers must be last, last3, or numbers as 4,6; got {self.mix_layers!r}")
 
     @property
+    def uses_codes(self) -> bool:
+        """Tell whether learned codes make the vectors of a candidate. So they start as the mean of its states."""
+        return self.mix_strategy == "codes" or self.from_backbone
+
+    @property
     def vectors(self) -> int:
         """Return how many vectors represent a candidate."""
         return self.mix_vectors or PRESETS[self.mix].vectors
@@ -112,15 +117,24 @@ class Mixed(NamedTuple):
     hint: Tensor | None  # H, [B, C, D]; None before the first layer, where it is 0
 
 
+class Contexts(NamedTuple):
+    """Encoded contexts."""
+
+    layers: list[KeysValues]  # of each interaction layer, [B, H, L, d]
+    mean: Tensor | None  # of the last states, [B, D], with --start backbone
+
+
 class Interaction(nn.Module):
     """An interaction layer. It starts as a copy of a layer of the encoder, and has the parts of a `Layer`."""
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: Layer, from_backbone: bool):
         super().__init__()
         for name, part in layer._asdict().items():  # query, key, value, out, up, down, ...
             setattr(self, name, copy.deepcopy(part))
         self.hint_query = copy.deepcopy(layer.query)
         self.gate = nn.Linear(3 * layer.query.out_features, layer.query.out_features)
+        if from_backbone:
+            self.shares = nn.Parameter(torch.zeros(2))  # of the layer's E and H; the rest is that of the layer before
 
     def forward(self, mixed: Mixed, context: KeysValues, dropout: float) -> Mixed:
         """Run the layer.
@@ -130,13 +144,17 @@ class Interaction(nn.Module):
             context: keys and values of the context in this layer, [B, H, L, d].
             dropout: the dropout of this run, 0 outside of training.
         """
-        vectors = mixed.vectors
+        vectors = mixed.vectors.to(self.query.weight.dtype)
         mean = vectors.mean(-2)  # [G, C, D]
         new = self.out(self.attend_hint(mean, context, dropout))  # [B, C, D]
-        old = torch.zeros_like(new) if mixed.hint is None else mixed.hint
+        old = torch.zeros_like(new) if mixed.hint is None else mixed.hint.to(vectors.dtype)
         share = self.gate(torch.cat([mean.expand_as(new), new, old], -1)).sigmoid()  # [B, C, D]
         hint = feed_forward(self, self.attention_norm(share * new + (1 - share) * old), dropout)
-        return Mixed(layer_output(self, self.attend(vectors, context, dropout), vectors, dropout), hint)
+        output = layer_output(self, self.attend(vectors, context, dropout), vectors, dropout)
+        if hasattr(self, "shares"):
+            output = torch.lerp(mixed.vectors.expand_as(output).float(), output.float(), self.shares[0])
+            hint = torch.lerp(mixed.hint.float(), hint.float(), self.shares[1])
+        return Mixed(output, hint)
 
     def attend(self, vectors: Tensor, context: KeysValues, dropout: float) -> Tensor:
         """Let each candidate's vectors attend over the context and themselves, (1): [G, C, K, D] -> [B, C, K, D]."""
@@ -155,15 +173,18 @@ class MixRanker(Ranker):
     """Score by a few vectors of the candidate that attend over the context in some layers."""
 
     Options = MixOptions
+    backbone_start = {"start": "backbone"}
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         parts = layers.read(self.context_encoder.model)
         self.layers = self.options.layers(len(parts))
-        self.interactions = nn.ModuleList(Interaction(parts[number - 1]) for number in self.layers)
-        if self.options.mix_strategy == "codes":
+        from_backbone = self.options.from_backbone
+        self.interactions = nn.ModuleList(Interaction(parts[number - 1], from_backbone) for number in self.layers)
+        if self.options.uses_codes:
             # Small: every vector starts near the mean of the states, yet no two are the same.
-            self.codes = nn.Parameter(torch.randn(self.options.vectors, self.context_encoder.width) * 0.05)  # [K, D]
+            spread = 0.02 if from_backbone else 0.05
+            self.codes = nn.Parameter(torch.randn(self.options.vectors, self.context_encoder.width) * spread)  # [K, D]
         else:
             start = self.candidate_encoder.model.get_input_embeddings().weight[self.frame.single[0].ids[0]]
             self.specials = nn.Parameter(start.detach().float().repeat(self.options.vectors, 1))  # [K, D]
@@ -177,14 +198,15 @@ class MixRanker(Ranker):
 
     def encode(self, candidates: Tokens) -> Tensor:
         framed, encoder = self.frame.wrap(candidates), self.candidate_encoder
-        if self.options.mix_strategy == "codes":
+        if self.options.uses_codes:
             vectors = reduced_states(encoder, framed, lambda hidden, mask: maths.attend(self.codes, hidden, mask))
         else:
             rest = Tokens(*(part[:, len(self.frame.single[0].ids) :] for part in framed))
             vectors = by_length(lambda part: encoder(part, self.specials)[:, : len(self.specials)], rest)
-        return vectors if torch.is_grad_enabled() else vectors.to(encoder.dtype)  # [N, K, D]
+        exact = torch.is_grad_enabled() or self.options.from_backbone
+        return vectors if exact else vectors.to(encoder.dtype)  # [N, K, D]
 
-    def encode_contexts(self, contexts: Tokens) -> list[KeysValues]:
+    def encode_contexts(self, contexts: Tokens) -> Contexts:
         """Run bare contexts [B, L] up to the last interaction layer.
 
         Returns:
@@ -195,28 +217,35 @@ class MixRanker(Ranker):
         mask = framed.mask[:, None, None]
         encoded = []
         with encoder.autocast(framed.ids.device):
-            hidden = by_length(lambda part: torch.stack(encoder.hidden(part, before), 2), framed)  # [B, L, J, D]
-            for number, states in zip(before, hidden.unbind(2), strict=True):
+            after = [*before, len(parts)] if self.options.from_backbone else before
+            hidden = by_length(lambda part: torch.stack(encoder.hidden(part, after), 2), framed)  # [B, L, J, D]
+            for number, states in zip(before, hidden.unbind(2), strict=False):
                 layer = parts[number]
                 keys, values = (split(part(states), layer.heads) for part in (layer.key, layer.value))
                 encoded.append(KeysValues(keys, values, mask))
-        return encoded
+        mean = maths.mean(hidden[:, :, -1].float(), framed.mask) if self.options.from_backbone else None
+        return Contexts(encoded, mean)
 
-    def score_encoded(self, contexts: list[KeysValues], encoded: Tensor) -> Tensor:
+    def score_encoded(self, contexts: Contexts, encoded: Tensor) -> Tensor:
         with self.context_encoder.autocast(encoded.device):
             if torch.is_grad_enabled():
                 return self.interact(contexts, encoded)
-            size = contexts[0].keys.shape[:3].numel() * (1 + encoded.shape[2])  # attention weights of one candidate
+            size = contexts.layers[0].keys.shape[:3].numel() * (
+                1 + encoded.shape[2]
+            )  # attention weights of one candidate
             slices = encoded.split(max(1, WEIGHTS // size), dim=1)
             return torch.cat([self.interact(contexts, part) for part in slices], -1)  # [B, C]
 
-    def interact(self, contexts: list[KeysValues], encoded: Tensor) -> Tensor:
+    def interact(self, contexts: Contexts, encoded: Tensor) -> Tensor:
         """Run the interaction layers: encoded contexts and candidates [G, C, K, D] -> scores [B, C]."""
         dropout = self.options.dropout if self.training else 0.0
-        mixed = Mixed(encoded, None)
-        for interaction, context in zip(self.interactions, contexts, strict=True):
+        hint = None if contexts.mean is None else contexts.mean.unsqueeze(1).expand(-1, encoded.shape[1], -1)
+        mixed = Mixed(encoded, hint)
+        for interaction, context in zip(self.interactions, contexts.layers, strict=True):
             mixed = interaction(mixed, context, dropout)
         candidate, hint = mixed.vectors.float().mean(-2), mixed.hint.float()  # [B, C, D]
+        if self.options.from_backbone:
+            return SCALE * (normalize(candidate, dim=-1) * normalize(hint, dim=-1)).sum(-1)
         if self.options.mix_cosine:
             return self.options.mix_scale * (normalize(candidate, dim=-1) * normalize(hint, dim=-1)).sum(-1)
         return (candidate * hint).sum(-1)

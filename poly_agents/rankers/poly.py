@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from poly_agents.encoders.backbone import reduced_states
 from poly_agents.encoders.states import TokenStates
@@ -25,6 +26,7 @@ from poly_agents.scoring.multihead import MultiHead
 from poly_agents.scoring.ranker import Ranker, Views
 from poly_agents.scoring.ranker_options import PromptOptions
 from poly_agents.scoring.reduction import ReductionOptions
+from poly_agents.scoring.starts import SCALE, StartOptions
 from poly_agents.text.tokens import Tokens
 
 ATTENTIONS = ("basic", "sqrt", "multihead")
@@ -32,7 +34,7 @@ VIEWS = ("codes", "first", "last", "last-first")
 
 
 @dataclass(frozen=True)
-class PolyOptions(ReductionOptions, PromptOptions):
+class PolyOptions(StartOptions, ReductionOptions, PromptOptions):
     """Options of the poly-encoder."""
 
     poly_codes: int = option(64, "how many vectors represent a context (m in the paper)")
@@ -75,6 +77,7 @@ class PolyRanker(Ranker):
     """Score by an attention of the candidate over several views of the context."""
 
     Options = PolyOptions
+    backbone_start = {"start": "backbone"}
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
@@ -109,7 +112,8 @@ class PolyRanker(Ranker):
 
     def vector(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Make the vectors of candidates [N, D] from their token states [N, L, D] and mask [N, L]."""
-        return self.options.reduce(hidden, mask)
+        vectors = self.options.reduce(hidden, mask)
+        return normalize(vectors, dim=-1) if self.options.from_backbone else vectors
 
     def views(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Make m views of each context from its token states [B, L, D] and mask [B, L].
@@ -117,6 +121,11 @@ class PolyRanker(Ranker):
         Returns:
             [B, K, D], where K is m or, with `last-first`, m + 1. Views that `real_views` does not mark have no meaning.
         """
+        views = self.raw_views(hidden, mask)
+        return SCALE * normalize(views, dim=-1) if self.options.from_backbone else views
+
+    def raw_views(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Make the views as `views` does, without their norm."""
         if self.options.poly_views == "codes":
             kind = self.options.codes_attention_type
             if kind == "multihead":

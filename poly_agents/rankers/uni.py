@@ -13,25 +13,20 @@ and adds a masked-language loss that is left out here.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from poly_agents.encoders import layers
-from poly_agents.encoders.attention import KeysValues, attend, attend_beside, merge, split
-from poly_agents.encoders.layers import Layer, layer_output
-from poly_agents.encoders.states import token_budget
+from poly_agents.encoders import arrow, layers
 from poly_agents.errors import InputError
 from poly_agents.options import at_least, option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
-from poly_agents.scoring.ranker_options import RankerOptions
-from poly_agents.text.tokens import Real, Tokens
+from poly_agents.scoring.starts import PairScore, StartOptions
+from poly_agents.text.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class UniOptions(RankerOptions):
+class UniOptions(StartOptions):
     """Options of Uni-Encoder."""
 
     uni_pool: int = option(
@@ -43,93 +38,41 @@ class UniOptions(RankerOptions):
         at_least(self, "uni_pool", 1)
 
 
-class Parts(NamedTuple):
-    """Where the T real tokens of contexts and candidates are: all contexts', then all candidates'.
-
-    Maps and norms run on the packed tokens, attention on the two padded parts.
-    """
-
-    context: Real  # in [B, L]
-    candidates: Real  # in [B, C, L']
-
-    def pack(self, context: Tensor, candidates: Tensor) -> Tensor:
-        """Take the real tokens out of contexts [B, L, *] and candidates [B, C, L', *] -> [T, *]."""
-        return torch.cat([self.context.pack(context), self.candidates.pack(candidates)])
-
-    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
-        """Put real tokens back, [T, D] -> contexts [B, L, D] and candidates [B, C, L', D]."""
-        context, candidates = packed.split([len(part.index) for part in self])
-        return self.context.unpack(context), self.candidates.unpack(candidates)
-
-
-def arrow_layer(layer: Layer, states: Tensor, parts: Parts, dropout: float) -> Tensor:
-    """Run a layer of the encoder under arrow attention, [T, D] -> [T, D].
-
-    Args:
-        layer: a layer of the encoder.
-        states: of the packed tokens.
-        parts: where these tokens are.
-        dropout: the dropout of this run, 0 outside of training.
-    """
-
-    def heads(projection: nn.Module) -> list[Tensor]:
-        """Project states and split them into heads: [B, H, L, d] of contexts, [B, H, C, L', d] of candidates."""
-        return [split(part, layer.heads).movedim(-3, 1) for part in parts.unpack(projection(states))]
-
-    context_queries, candidate_queries = heads(layer.query)
-    keys, values = heads(layer.key), heads(layer.value)
-    masks = [part.mask.flatten(1)[:, None, None] for part in parts]  # [B, 1, 1, L] and [B, 1, 1, C * L']
-    context = KeysValues(keys[0], values[0], masks[0])
-    own = KeysValues(keys[1], values[1], parts.candidates.mask[:, None, :, None])
-    everything = KeysValues(
-        *(torch.cat([far, near.flatten(2, -2)], 2) for far, near in (keys, values)), torch.cat(masks, -1)
-    )
-    attended = (
-        attend(context_queries, everything, dropout),
-        attend_beside(candidate_queries, own, context, dropout),
-    )
-    return layer_output(layer, parts.pack(*(merge(part.movedim(1, -3)) for part in attended)), states, dropout)
-
-
-def places(tokens: Tokens) -> Tensor:
-    """Return the place of each real token in its text, counted from 0: [..., L]. That of padding has no meaning."""
-    return tokens.mask.cumsum(-1) - 1
-
-
-def trim(tokens: Tokens) -> Tokens:
-    """Cut the columns that are padding in every row."""
-    return tokens.cut(max(1, int(tokens.mask.sum(-1).max())))
-
-
 class UniRanker(Ranker):
     """Score all candidates of a context in one run."""
 
     Options = UniOptions
-    defaults = {"negatives": 15}
+    defaults = {"negatives": 4, "negatives_by": "mixed", "learningrate": 5e-5}
     one_encoder = True
     depends_on_pool = True
+    backbone_start = {"start": "backbone"}
 
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         model = self.context_encoder.model
-        if layers.has_relative_positions(model):
+        if layers.has_relative_positions(model) and not self.options.from_backbone:
             raise InputError(
                 f"the attention of {model.config.model_type} depends on the distance of two tokens, and candidates at "
-                "the same positions have none; give a --backbone of the BERT family"
+                "the same positions have none; give a --backbone of the BERT family, or --start backbone"
             )
-        self.layers = layers.read(model)
-        self.head = nn.Linear(self.context_encoder.width, 1, bias=False)  # a bias would move all scores alike
+        layers.read(model)
+        if self.options.from_backbone:
+            self.pair = PairScore(self.context_encoder)
+        else:
+            self.head = nn.Linear(self.context_encoder.width, 1, bias=False)  # a bias would move all scores alike
 
     @classmethod
     def can_cache(cls, options):
         return False
 
     def positions_needed(self, context, candidate):
+        if self.options.from_backbone:
+            return super().positions_needed(context, candidate)
         return 2 * self.frame.single_length + context + candidate
 
     def encode(self, candidates: Tokens) -> Tokens:
         framed = self.frame.wrap(candidates)
-        return framed._replace(segments=framed.mask.long())
+        return framed if self.options.from_backbone else framed._replace(segments=framed.mask.long())
 
     def score_encoded(self, contexts: Tokens, encoded: Tokens) -> Tensor:
         most = int(encoded.mask.any(-1).sum(-1).max())
@@ -140,23 +83,12 @@ class UniRanker(Ranker):
             )
         framed = self.frame.wrap(contexts)
         pools = Tokens(*(part.expand(len(framed.ids), -1, -1) for part in encoded))  # [B, C, L']
-        budget = token_budget(framed.ids.device)
-        rows = max(1, budget // (framed.mask.shape[1] + encoded.mask[0].numel()))
-        order = framed.mask.sum(-1).argsort(descending=True)
-        scores = [self.run(trim(framed.select(part)), trim(pools.select(part))) for part in order.split(rows)]
-        return torch.cat(scores)[order.argsort()]
+        return arrow.in_slices(self.run, framed, pools)
 
     def run(self, context: Tokens, candidates: Tokens) -> Tensor:
         """Score framed contexts [B, L] and their candidates [B, C, L'] -> [B, C]."""
         encoder, dropout = self.context_encoder, self.options.dropout if self.training else 0.0
-        parts = Parts(Real.of(context.mask), Real.of(candidates.mask))
-        after = context.mask.sum(-1)[:, None, None] + places(candidates)  # [B, C, L']
-        ids = parts.pack(context.ids, candidates.ids).unsqueeze(0)  # [1, T]
-        positions = parts.pack(places(context), after).unsqueeze(0)
-        segments = parts.pack(context.segments, candidates.segments).unsqueeze(0) if encoder.segments else None
-        with encoder.autocast(context.ids.device):
-            states = layers.embed(encoder.model, ids, positions, segments).squeeze(0)  # [T, D]
-            for layer in self.layers:
-                states = arrow_layer(layer, states, parts, dropout)
-        _, tokens = parts.unpack(states.float())  # [B, C, L', D]
-        return self.head(maths.mean(tokens, candidates.mask)).squeeze(-1)
+        if self.options.from_backbone:
+            return self.pair(*arrow.run(encoder, context, candidates, False, self.pair.bias, dropout))
+        _, read = arrow.run(encoder, context, candidates, True, None, dropout)
+        return self.head(maths.mean(*read)).squeeze(-1)

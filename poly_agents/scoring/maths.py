@@ -124,6 +124,27 @@ def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: T
     return best.masked_fill(~mask.unsqueeze(1), 0).sum(-1, dtype=torch.float32)
 
 
+def maxsim_of_candidates(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
+    """Return the scores of late interaction with exchanged roles: each candidate token meets its best context token.
+
+        score = sum_j max_i context_i . candidate_j
+
+    Args and result are those of `maxsim`. A candidate without a real token scores 0.
+
+    >>> context, candidate = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[[3.0, 4.0], [5.0, 1.0]]]])
+    >>> real = torch.tensor([[True, True]])
+    >>> maxsim_of_candidates(context, real, candidate, real.unsqueeze(0))  # 8 + 5
+    tensor([[13.]])
+    """
+    size = max(1, PRODUCTS // (contexts.shape[0] * contexts.shape[1] * candidates.shape[2]))
+    sums = []
+    for part, real in zip(candidates.split(size, 1), candidate_mask.split(size, 1), strict=True):
+        products = part.flatten(1, 2) @ contexts.mT  # [B, C L', L]
+        best = products.masked_fill(~mask.unsqueeze(1), -torch.inf).amax(-1).unflatten(1, part.shape[1:3])  # [B, C, L']
+        sums.append(best.masked_fill(~real, 0).sum(-1, dtype=torch.float32))
+    return torch.cat(sums, 1)
+
+
 def _best(keys: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
     """Return each key's largest product with a real token of each candidate: [G, K, D], [G, C, L, D] -> [G, C, K]."""
     products = (candidates.flatten(1, 2) @ keys.mT).unflatten(1, candidates.shape[1:3])  # [G, C, L, K]

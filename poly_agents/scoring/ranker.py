@@ -81,6 +81,7 @@ class Ranker(nn.Module, ABC):
     Encoder: ClassVar[type[Backbone]] = Backbone
     defaults: ClassVar[dict[str, Any]] = {}  # training options whose default differs from that of other rankers
     one_encoder: ClassVar[bool] = False  # contexts and candidates always share one encoder
+    backbone_start: ClassVar[dict[str, Any]] = {}  # open options by which it starts where its backbone stands
     depends_on_pool: ClassVar[bool] = False  # a context's scores depend on its other candidates
 
     def __init__(self, options: RankerOptions, frame: Frame, build: Callable[[], Backbone]):
