@@ -64,7 +64,7 @@ def measure(name: str, folder: Path, examples: int, contexts: int) -> dict:
     )
     evaluation = run(f"eval_model -mf {model} {COMMON} -dt test -ne {contexts} -bs 50 --ranks-file {ranks}")
     rows = [json.loads(line) for line in ranks.read_text("utf-8").splitlines()]
-    return {"ranks": [row["rank"] for row in rows], "training": training, "evaluation": evaluation}
+    return {"ranks": [row["positives"][0]["rank"] for row in rows], "training": training, "evaluation": evaluation}
 
 
 def compare(ranks: list[float], others: list[float]) -> dict:

@@ -31,7 +31,7 @@ def plain(encoder: Backbone, tokens: Tokens) -> torch.Tensor:
 @torch.no_grad()
 def test_states_are_those_of_the_family_s_own_forward(folder, texts):
     encoder, tokens = Backbone.downloaded(folder, torch.float32).eval(), framed(folder, texts)
-    assert (encoder._packed_now(tokens) is not None) == (encoder.model.config.model_type in layers.PATHS)
+    assert (encoder.packed_now(tokens) is not None) == (encoder.model.config.model_type in layers.PATHS)
     assert_close(encoder(tokens)[tokens.mask], plain(encoder, tokens)[tokens.mask], atol=1e-5, rtol=1e-5)
     sorted_by_length = by_length(encoder, tokens)
     assert_close(sorted_by_length[tokens.mask], plain(encoder, tokens)[tokens.mask], atol=1e-5, rtol=1e-5)
@@ -93,9 +93,9 @@ def evaluated(encoder: Backbone, tokens: Tokens) -> torch.Tensor:
 
 def test_training_and_gradients_go_through_the_model_itself(tiny, texts):
     encoder, tokens = Backbone.downloaded(tiny, torch.float32), framed(tiny, texts)
-    assert not encoder.eval()._packed_now(tokens)
+    assert not encoder.eval().packed_now(tokens)
     with torch.no_grad():
-        assert not encoder.train()._packed_now(tokens)
+        assert not encoder.train().packed_now(tokens)
     assert encoder(tokens).requires_grad
 
 

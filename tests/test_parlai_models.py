@@ -182,7 +182,7 @@ def test_the_fast_path_and_the_fused_attention_give_the_same_states(made_by_parl
     ours = poly_agents.load(path, "float32").ranker
     tokens = ours.frame.wrap(pad([[5, 6, 7, 8], [9], [5, 5, 5, 5, 5, 5]]))
     encoder = ours.context_encoder
-    assert (encoder._packed_now(tokens) is not None) == (variant != "prelayernorm")
+    assert (encoder.packed_now(tokens) is not None) == (variant != "prelayernorm")
     plain = encoder._run(encoder.model, tokens).last_hidden_state
     assert_close(encoder(tokens)[tokens.mask], plain[tokens.mask], atol=1e-5, rtol=1e-5)
     monkeypatch.setattr("poly_agents.encoders.backbone.attention", lambda: "sdpa")

@@ -71,6 +71,19 @@ def test_a_context_reads_its_candidates_as_much_as_one_of_them(tmp_path):
     torch.testing.assert_close(states[0][0].vectors, states[1][0].vectors)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "mpnet"])
+def test_pairs_without_padding_have_the_states_of_padded_ones(family, tmp_path):
+    encoder = Backbone.downloaded(make_encoder(tmp_path, family), torch.float32).eval()
+    contexts, candidates = pad([[5, 6, 7, 8, 9], [10, 11], [12, 13]]), pad([[12], [14, 15, 16, 17], [14, 15, 16, 18]])
+    single = Tokens(*(part.unsqueeze(1) for part in candidates))
+    biases = torch.randn(len(encoder.layers), encoder.model.config.num_attention_heads)
+    with torch.no_grad():
+        packed = arrow.run(encoder, contexts, single, False, biases, 0.0)
+    padded = arrow.run(encoder, contexts, single, False, biases, 0.0)  # with gradients nothing is packed
+    for one, other in zip(packed, padded, strict=True):
+        torch.testing.assert_close(one.vectors[one.mask], other.vectors[other.mask].detach())
+
+
 def start_of(agent: str, source: str, **options) -> str:
     """Return the start of a ranker over a backbone."""
     tokenizer = opening.pretrained_tokenizer(source)

@@ -64,6 +64,10 @@ def run(
     Returns:
         The last states of the contexts, [B, L, D], and of the candidates, [B, C, L', D], in float32.
     """
+    single = candidates.ids.shape[1] == 1 and biases is not None and not follow
+    if single and not layers.has_relative_positions(encoder.model) and (packed := encoder.packed_now(context)):
+        first, second = packed.apart(context, Tokens(*(part.squeeze(1) for part in candidates)), biases)
+        return TokenStates(first, context.mask), TokenStates(second.unsqueeze(1), candidates.mask)
     parts = Parts(Real.of(context.mask), Real.of(candidates.mask))
     after = places(candidates)
     if follow:

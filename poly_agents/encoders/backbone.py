@@ -150,13 +150,13 @@ class Backbone(nn.Module):
         Returns:
             States [N, L, D] in float32, or [N, K + L, D].
         """
-        if before is None and (encoder := self._packed_now(tokens)):
+        if before is None and (encoder := self.packed_now(tokens)):
             return encoder.hidden(tokens, [len(self.layers)])[0]
         return self._run(self.model, tokens, before).last_hidden_state.float()
 
     def first(self, tokens: Tokens) -> Tensor:
         """Return the last states of each row's first token, [N, D]."""
-        encoder = self._packed_now(tokens)
+        encoder = self.packed_now(tokens)
         return encoder.first(tokens) if encoder else self(tokens)[:, 0]
 
     def hidden(self, tokens: Tokens, after: Sequence[int]) -> list[Tensor]:
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
             tokens: framed tokens [N, L].
             after: numbers of layers, counted from 1; 0 is before the first. Layers above the last one are not run.
         """
-        if encoder := self._packed_now(tokens):
+        if encoder := self.packed_now(tokens):
             return encoder.hidden(tokens, after)
         inputs: list[Tensor] = []
         thread = get_ident()
@@ -203,7 +203,7 @@ class Backbone(nn.Module):
         with self.autocast(tokens.ids.device):
             return model(attention_mask=tokens.mask.long(), **inputs)
 
-    def _packed_now(self, tokens: Tokens) -> packed.PackedEncoder | None:
+    def packed_now(self, tokens: Tokens) -> packed.PackedEncoder | None:
         """Return the encoder that runs without padding, with today's weights, or None where it cannot be used."""
         encoder = self._packed  # other threads may set it meanwhile
         if self.training or self.causal or not packed.can_run(self.model, self.dtype, tokens):

@@ -66,6 +66,7 @@ class Batch(NamedTuple):
     runs: list[Run]
     bias: Tensor | None  # [1, H, L, L], added to the logits
     real: Real
+    between: list[Tensor] | None = None  # of each run, [n, 1, L, L]: 1 between the two texts of a row, else 0
 
 
 class PackedLayer:
@@ -80,9 +81,12 @@ class PackedLayer:
         self.activation = None if isinstance(layer.activation, GELUActivation) else layer.activation
         self.attention = stepwise_attention if dtype == torch.bfloat16 else scaled_dot_product_attention
 
-    def __call__(self, states: Tensor, batch: Batch, first: bool = False) -> Tensor:
-        """Run the layer, [T, D] -> [T, D]; with `first`, for the first token of each text alone, [N, D]."""
-        attended = self.attend(self.query_key_value(states), batch, first)
+    def __call__(self, states: Tensor, batch: Batch, first: bool = False, between: Tensor | None = None) -> Tensor:
+        """Run the layer, [T, D] -> [T, D]; with `first`, for the first token of each text alone, [N, D].
+
+        `between` is added to the logits between the two texts of a row, [H].
+        """
+        attended = self.attend(self.query_key_value(states), batch, first, between)
         if first:
             states = torch.cat([part[:, 0] for part in split_runs(states, batch.runs)])
         states = self.norm(0, self.out.add_to(states, attended))
@@ -93,13 +97,15 @@ class PackedLayer:
         weight, bias, eps = self.norms[number]
         return nn.functional.layer_norm(states, weight.shape, weight, bias, eps)
 
-    def attend(self, query_key_value: Tensor, batch: Batch, first: bool) -> Tensor:
+    def attend(self, query_key_value: Tensor, batch: Batch, first: bool, between: Tensor | None) -> Tensor:
         """Attend within each text: queries, keys and values [T, 3 D] -> [T, D], or [N, D] with `first`."""
         parts = []
-        for part in split_runs(query_key_value, batch.runs):
+        for number, part in enumerate(split_runs(query_key_value, batch.runs)):
             queries, keys, values = part.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [n, H, L, d]
             queries = queries[:, :, :1] if first else queries
             bias = None if batch.bias is None else batch.bias[..., : queries.shape[2], : keys.shape[2]]
+            if between is not None:
+                bias = batch.between[number] * between.view(1, -1, 1, 1)  # [n, H, L, L]
             parts.append(self.attention(queries, keys, values, bias).transpose(1, 2).flatten(2).flatten(0, 1))
         return torch.cat(parts)
 
@@ -144,10 +150,32 @@ class PackedEncoder:
             states = layer(states, batch, first=number == len(self.layers))
         return Real.of(tokens.mask.any(-1)).unpack(states.float())
 
-    def pack(self, tokens: Tokens) -> Batch:
-        """Embed framed tokens [N, L]. Rows of equal length should follow one another."""
+    def apart(self, first: Tokens, second: Tokens, biases: Tensor) -> tuple[Tensor, Tensor]:
+        """Run two framed texts, [N, L] and [N, L'], that read each other under a bias, as `arrow.run` does.
+
+        Args:
+            first: one text of each row.
+            second: the other one. Its positions start at 0, too.
+            biases: what each layer adds to the logits between the two, [layers, H].
+
+        Returns:
+            The last states, [N, L, D] and [N, L', D] in float32.
+        """
+        lengths = first.ids.shape[1], second.ids.shape[1]
+        tokens = Tokens(*(torch.cat(fields, 1) for fields in zip(first, second, strict=True)))
+        batch = self.pack(tokens, torch.cat([part.mask.cumsum(1) - 1 for part in (first, second)], 1))
+        is_second = (torch.arange(sum(lengths)) >= lengths[0]).expand_as(tokens.ids)
+        sides = split_runs(batch.real.pack(is_second).unsqueeze(1), batch.runs)  # [n, L + L', 1] each
+        batch = batch._replace(between=[(side != side.mT).unsqueeze(1).to(self.dtype) for side in sides])
+        states = batch.states
+        for layer, bias in zip(self.layers, biases.to(self.dtype), strict=True):
+            states = layer(states, batch, between=bias)
+        return batch.real.unpack(states.float()).split(lengths, 1)
+
+    def pack(self, tokens: Tokens, positions: Tensor | None = None) -> Batch:
+        """Embed framed tokens [N, L] at their positions. Rows of equal length should follow one another."""
         real = Real.of(tokens.mask)
-        positions = tokens.mask.cumsum(-1) - 1
+        positions = tokens.mask.cumsum(-1) - 1 if positions is None else positions
         ids, positions, segments = (real.pack(part).unsqueeze(0) for part in (tokens.ids, positions, tokens.segments))
         states = layers.embed(self.model, ids, positions, segments if self.segments else None)  # [1, T, D]
         lengths = groupby(tokens.mask.sum(-1).tolist())
