@@ -7,6 +7,10 @@ layer and an activation before W, as the sequence classifiers of the encoder's f
 more than the first state; over a decoder it is the last one, which alone knows the whole pair. A pretrained
 cross-encoder with one score (`num_labels=1`) brings its own head and reduction, and the scores here are its scores
 before any sigmoid.
+
+With `--start backbone` the pair is [CLS] ctxt [SEP] [CLS] cand [SEP], with positions of each text from 0. A learned bias
+is added to the attention between the two texts, and the score is that of `scoring/starts.py`: at first the cosine of
+their mean states, as a bi-encoder scores.
 """
 
 from dataclasses import dataclass
