@@ -8,8 +8,8 @@ query with [MASK] tokens and leaves out punctuation; here neither is done, becau
 response short. The score is the mean over the context's tokens times `--late-scale` instead of the sum: the ranking of
 a context's candidates is the same, and the loss is no sharper for a longer context.
 
-With `--start backbone` a token's vector is that of its state plus the mean state of its text, times a learned weight; it
-is as wide as the encoder; and the score is the mean of both directions (`--late-direction both`).
+With `--start backbone` the mean state of a text, times a learned weight, is added to each of its states. The vectors
+are as wide as the encoder's, and the score is the mean of both directions (`--late-direction both`).
 
 A ColBERT checkpoint (in its authors' form, PyLate's or that of sentence-transformers) brings W, the sum, and the marks
 of query and document as `--context-prompt` and `--candidate-prompt`. The scores are those of the checkpoint without its

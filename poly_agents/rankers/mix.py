@@ -15,8 +15,8 @@ S-strategy (the default): k learned vectors take the place of the start token, a
 learned codes attend over the candidate's states. The paper scores by the cosine. Its code scores by the inner product,
 which is the default here.
 
-With `--start backbone` E_0 is made by codes and H_0 is the mean of the context's states. Of each layer's E and H a learned
-share is taken, 0 at first, and the rest from the layer before. The score is 20 times the cosine.
+With `--start backbone` E_0 is made by codes, and H_0 is the mean of the context's states. Each layer adds a learned
+share of its E and H, 0 at first; the rest is that of the layer before. The score is 20 times the cosine.
 
 `--mix a`: one vector, last layer; b: one vector, last three layers; c: two vectors, last three.
 """

@@ -7,8 +7,8 @@ Candidates are in segment 1, and all of them at the same positions, those after 
 candidate's tokens attend over the context and their own candidate; the context's tokens attend over everything. The
 mask of the whole sequence is never made: each part is run by itself, and padding goes through attention alone.
 
-With `--start backbone` the positions of candidates start at 0, all texts are in segment 0, a learned bias is added to the
-attention between the context and its candidates, and the score is that of `scoring/starts.py`.
+With `--start backbone` the positions of candidates start at 0, and all texts are in segment 0. A learned bias is added
+to the attention between the context and its candidates. The score is that of `scoring/starts.py`.
 
 So the states of the context, and with them every score, depend on which candidates there are. Nothing of a candidate
 can be cached, and a pool cannot be split; `--uni-pool` bounds its size. The paper trains on the batch's own responses,
