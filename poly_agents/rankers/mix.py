@@ -42,6 +42,7 @@ from poly_agents.scoring.ranker import Ranker
 from poly_agents.scoring.starts import SCALE, StartOptions
 from poly_agents.text.tokens import Tokens
 
+SPEED = 100.0  # the shares of interaction layers learn as if their learning rate were so many times as high
 WEIGHTS = 2**23  # attention weights that are held at a time, to bound the memory that a large pool needs
 
 
@@ -137,7 +138,7 @@ class Interaction(nn.Module):
         self.hint_query = copy.deepcopy(layer.query)
         self.gate = nn.Linear(3 * layer.query.out_features, layer.query.out_features)
         if from_backbone:
-            self.shares = nn.Parameter(torch.zeros(2))  # of the layer's E and H; the rest is that of the layer before
+            self.shares = nn.Parameter(torch.zeros(2))  # of the layer's E and H, divided by SPEED
 
     def forward(self, mixed: Mixed, context: KeysValues, dropout: float) -> Mixed:
         """Run the layer.
@@ -155,8 +156,9 @@ class Interaction(nn.Module):
         hint = feed_forward(self, self.attention_norm(share * new + (1 - share) * old), dropout)
         output = layer_output(self, self.attend(vectors, context, dropout), vectors, dropout)
         if hasattr(self, "shares"):
-            output = torch.lerp(mixed.vectors.expand_as(output).float(), output.float(), self.shares[0])
-            hint = torch.lerp(mixed.hint.float(), hint.float(), self.shares[1])
+            shares = SPEED * self.shares
+            output = torch.lerp(mixed.vectors.expand_as(output).float(), output.float(), shares[0])
+            hint = torch.lerp(mixed.hint.float(), hint.float(), shares[1])
         return Mixed(output, hint)
 
     def attend(self, vectors: Tensor, context: KeysValues, dropout: float) -> Tensor:
