@@ -8,7 +8,7 @@ more than the first state; over a decoder it is the last one, which alone knows 
 cross-encoder with one score (`num_labels=1`) brings its own head and reduction, and the scores here are its scores
 before any sigmoid.
 
-With `--start backbone` the pair is [CLS] ctxt [SEP] [CLS] cand [SEP], and the positions of both texts start at 0. A
+With `--start backbone` the pair is `[CLS] ctxt [SEP] [CLS] cand [SEP]`, and both texts' positions start at 0. A
 learned bias is added to the attention between the texts. The score is that of `scoring/starts.py`: at first the cosine
 of their mean states, as a bi-encoder scores.
 """
