@@ -5,7 +5,7 @@ import torch
 
 import poly_agents
 from poly_agents.candidates import pool as pools
-from poly_agents.encoders import arrow
+from poly_agents.encoders import arrow, layers
 from poly_agents.encoders.backbone import Backbone
 from poly_agents.errors import InputError
 from poly_agents.export import export
@@ -52,7 +52,7 @@ def test_texts_kept_apart_have_the_states_of_single_texts(family, tmp_path):
     pools = Tokens(*(part.view(2, 2, -1) for part in candidates))
     biases = torch.full((len(encoder.layers), encoder.model.config.num_attention_heads), APART)
     with torch.no_grad():
-        context, candidate = arrow.run(encoder, contexts, pools, False, biases, 0.0)
+        context, candidate = arrow.run(encoder, layers.read(encoder.model), contexts, pools, False, biases, 0.0)
         alone = [encoder(part) for part in (contexts, candidates)]
     for states, expected, mask in zip((context, candidate), alone, (contexts.mask, candidates.mask), strict=True):
         torch.testing.assert_close(states.vectors.view_as(expected)[mask], expected[mask])
@@ -62,12 +62,9 @@ def test_a_context_reads_its_candidates_as_much_as_one_of_them(tmp_path):
     encoder = Backbone.downloaded(make_encoder(tmp_path, "bert"), torch.float32).eval()
     context, biases = pad([[5, 6, 7]]), torch.full((2, 2), -1.0)
     with torch.no_grad():
-        states = [
-            arrow.run(
-                encoder, context, Tokens(*(part.unsqueeze(0) for part in pad([[8, 9]] * count))), False, biases, 0.0
-            )
-            for count in (1, 3)
-        ]
+        parts = layers.read(encoder.model)
+        pools = [Tokens(*(part.unsqueeze(0) for part in pad([[8, 9]] * count))) for count in (1, 3)]
+        states = [arrow.run(encoder, parts, context, pool, False, biases, 0.0) for pool in pools]
     torch.testing.assert_close(states[0][0].vectors, states[1][0].vectors)
 
 
@@ -78,8 +75,10 @@ def test_pairs_without_padding_have_the_states_of_padded_ones(family, tmp_path):
     single = Tokens(*(part.unsqueeze(1) for part in candidates))
     biases = torch.randn(len(encoder.layers), encoder.model.config.num_attention_heads)
     with torch.no_grad():
-        packed = arrow.run(encoder, contexts, single, False, biases, 0.0)
-    padded = arrow.run(encoder, contexts, single, False, biases, 0.0)  # with gradients nothing is packed
+        packed = arrow.run(encoder, layers.read(encoder.model), contexts, single, False, biases, 0.0)
+    padded = arrow.run(
+        encoder, layers.read(encoder.model), contexts, single, False, biases, 0.0
+    )  # with gradients nothing is packed
     for one, other in zip(packed, padded, strict=True):
         torch.testing.assert_close(one.vectors[one.mask], other.vectors[other.mask].detach())
 

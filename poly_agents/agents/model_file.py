@@ -12,7 +12,7 @@ from poly_agents import zoo
 from poly_agents.agents.arguments import given_lengths, is_training
 from poly_agents.agents.dictionary import TokenizerDictionary
 from poly_agents.errors import InputError
-from poly_agents.files import atomic, checkpoint
+from poly_agents.files import atomic, checkpoint, json_files
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.models import building, opening
 from poly_agents.models.lengths import Lengths, fit
@@ -179,7 +179,7 @@ def restore_trainstats(path: str, header: dict[str, Any], opt) -> None:
 def read_trainstats(file: Path) -> dict[str, Any] | None:
     """Read ParlAI's counters. Returns nothing if there is no file, and None if it is damaged."""
     try:
-        stats = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        stats = json_files.read(file) if file.exists() else {}
     except ValueError:
         return None
     return stats if isinstance(stats, dict) else None

@@ -1,6 +1,5 @@
 """Parts of a training run in ParlAI: candidates for each batch, the number of updates, a progress bar."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,11 +15,10 @@ from poly_agents.agents.candidate_source import CandidateSource
 from poly_agents.candidates import pool as pools
 from poly_agents.candidates.pool import Pool
 from poly_agents.learning import schedule
-from poly_agents.learning.negatives import HardNegatives, context_key
+from poly_agents.learning.negatives import HardNegatives, context_key, right_responses
 from poly_agents.learning.schedule import WarmupLinear
 from poly_agents.learning.training import TrainingOptions
 from poly_agents.scoring.starts import cosines
-from poly_agents.text.near import near_key
 from poly_agents.text.tokens import pad
 from poly_agents.text.turns import ResponseExample
 
@@ -78,11 +76,9 @@ class TrainingCandidates:
     @staticmethod
     def _right(batch) -> list[set[str]]:
         """Return the keys of the right responses of each context, from all examples of the batch that have it."""
-        own = [(context_key(example.context), {near_key(text) for text in example.right}) for example in batch.examples]
-        right: dict[bytes, set[str]] = defaultdict(set)
-        for context, keys in (pair for part in processes.all_gather(own) for pair in part):
-            right[context] |= keys
-        return [right[context] for context, _ in own]
+        own = [(example.context, text) for example in batch.examples for text in example.right]
+        right = right_responses(pair for part in processes.all_gather(own) for pair in part)
+        return [right[context_key(example.context)] for example in batch.examples]
 
     def _mined(self, batch, epochs: float) -> list[list[str]]:
         """Return the hard negatives of each example."""

@@ -50,10 +50,11 @@ def update(
     check_file(candidates)
     total = None
     if Path(candidates).is_file():  # a pipe can be read once only
-        source, total = atomic.sha256(candidates), count_lines(candidates)
+        source = atomic.sha256(candidates)
         store = None if keep else up_to_date(folder, recipe, source)
         if all(processes.all_gather(store is not None)):
             return store
+        total = count_lines(candidates)
     # The file may have changed since. What is noted is the digest of what is read now.
     read = hashlib.sha256()
     rows = read_candidates(candidates, read)

@@ -9,7 +9,7 @@ A bias can be added to the logits between the context and its candidates. At min
 as if it were alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,7 @@ class Parts(NamedTuple):
 
 def run(
     encoder: Backbone,
+    encoder_layers: Sequence[Layer],
     context: Tokens,
     candidates: Tokens,
     follow: bool,
@@ -55,6 +56,7 @@ def run(
 
     Args:
         encoder: of a BERT-like family.
+        encoder_layers: its layers, as `layers.read` returns them.
         context: framed contexts [B, L].
         candidates: their framed candidates [B, C, L'].
         follow: the positions of candidates follow those of their context; otherwise they start at 0 too.
@@ -69,7 +71,7 @@ def run(
         first, second = packed.apart(context, Tokens(*(part.squeeze(1) for part in candidates)), biases)
         return TokenStates(first, context.mask), TokenStates(second.unsqueeze(1), candidates.mask)
     parts = Parts(Real.of(context.mask), Real.of(candidates.mask))
-    after = places(candidates)
+    after = candidates.places
     if follow:
         after = after + context.mask.sum(-1)[:, None, None]  # [B, C, L']
     distances = None
@@ -77,11 +79,11 @@ def run(
         longest = max(context.mask.shape[-1], candidates.mask.shape[-1])
         distances = encoder.model.encoder.compute_position_bias(context.ids.new_zeros(1, longest, 1))  # [1, H, M, M]
     ids = parts.pack(context.ids, candidates.ids).unsqueeze(0)  # [1, T]
-    positions = parts.pack(places(context), after).unsqueeze(0)
+    positions = parts.pack(context.places, after).unsqueeze(0)
     segments = parts.pack(context.segments, candidates.segments).unsqueeze(0) if encoder.segments else None
     with encoder.autocast(context.ids.device):
         states = layers.embed(encoder.model, ids, positions, segments).squeeze(0)  # [T, D]
-        for number, layer in enumerate(layers.read(encoder.model)):
+        for number, layer in enumerate(encoder_layers):
             bias = None if biases is None else biases[number]
             states = arrow_layer(layer, states, parts, bias, distances, dropout)
     masks = context.mask, candidates.mask
@@ -143,11 +145,6 @@ def in_slices(score: Callable[[Tokens, Tokens], Tensor], context: Tokens, candid
     rows = max(1, budget // (context.mask.shape[1] + candidates.mask[0].numel()))
     scores = [score(trim(context.select(part)), trim(candidates.select(part))) for part in order.split(rows)]
     return torch.cat(scores)[order.argsort()]
-
-
-def places(tokens: Tokens) -> Tensor:
-    """Return the place of each real token in its text, counted from 0: [..., L]. That of padding has no meaning."""
-    return tokens.mask.cumsum(-1) - 1
 
 
 def trim(tokens: Tokens) -> Tokens:

@@ -191,7 +191,7 @@ class Backbone(nn.Module):
     def _run(self, model: nn.Module, tokens: Tokens, before: Tensor | None = None) -> Any:
         inputs = {"input_ids": tokens.ids}
         if self.is_t5:  # it adds up its layers in float32, or loses precision
-            inputs = {"inputs_embeds": model.get_input_embeddings()(tokens.ids).float()}
+            inputs = {"inputs_embeds": self.model.get_input_embeddings()(tokens.ids).float()}
         if before is not None:
             words = model.get_input_embeddings()(tokens.ids)
             rows = before.to(words.dtype).expand(len(words), -1, -1)

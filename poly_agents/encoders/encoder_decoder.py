@@ -97,11 +97,7 @@ class EncoderDecoder(Backbone):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Run the encoder: framed tokens [N, L] -> states [N, L, D] in float32."""
-        with self.autocast(tokens.ids.device):
-            embedded = self.model.shared(tokens.ids).float()  # T5 adds up its layers in float32, or loses precision
-            return self.model.encoder(
-                inputs_embeds=embedded, attention_mask=tokens.mask.long()
-            ).last_hidden_state.float()
+        return self._run(self.model.encoder, tokens).last_hidden_state.float()
 
     # --- decoder ------------------------------------------------------------------------------------------------------
 

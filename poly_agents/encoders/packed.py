@@ -163,7 +163,7 @@ class PackedEncoder:
         """
         lengths = first.ids.shape[1], second.ids.shape[1]
         tokens = Tokens(*(torch.cat(fields, 1) for fields in zip(first, second, strict=True)))
-        batch = self.pack(tokens, torch.cat([part.mask.cumsum(1) - 1 for part in (first, second)], 1))
+        batch = self.pack(tokens, torch.cat([first.places, second.places], 1))
         is_second = (torch.arange(sum(lengths)) >= lengths[0]).expand_as(tokens.ids)
         sides = split_runs(batch.real.pack(is_second).unsqueeze(1), batch.runs)  # [n, L + L', 1] each
         batch = batch._replace(between=[(side != side.mT).unsqueeze(1).to(self.dtype) for side in sides])
@@ -175,7 +175,7 @@ class PackedEncoder:
     def pack(self, tokens: Tokens, positions: Tensor | None = None) -> Batch:
         """Embed framed tokens [N, L] at their positions. Rows of equal length should follow one another."""
         real = Real.of(tokens.mask)
-        positions = tokens.mask.cumsum(-1) - 1 if positions is None else positions
+        positions = tokens.places if positions is None else positions
         ids, positions, segments = (real.pack(part).unsqueeze(0) for part in (tokens.ids, positions, tokens.segments))
         states = layers.embed(self.model, ids, positions, segments if self.segments else None)  # [1, T, D]
         lengths = groupby(tokens.mask.sum(-1).tolist())

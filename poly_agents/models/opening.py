@@ -27,7 +27,6 @@ class Opened(NamedTuple):
     header: dict[str, Any]  # agent, options, backbone, text_truncate, label_truncate
     weights: Weights
     tokenizer: Tokenizer
-    optimizer: dict[str, Any] | None = None  # as `optimizer.state_dict()` gives it; None outside of checkpoints
     path: str = "the model file"  # for errors
 
 
@@ -43,7 +42,7 @@ def open_model(path: str) -> Opened:
     saved = read_weights(path)
     tokenizer = read_tokenizer(f"{path}.dict")
     check_tokenizer(tokenizer, saved.header, path)
-    return Opened(saved.header, saved.weights, tokenizer, saved.optimizer, path)
+    return Opened(saved.header, saved.weights, tokenizer, path)
 
 
 def read_weights(path: str) -> Checkpoint:

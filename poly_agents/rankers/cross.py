@@ -64,7 +64,7 @@ class CrossRanker(Ranker):
     def __init__(self, options, frame, build):
         super().__init__(options, frame, build)
         if self.options.from_backbone:
-            layers.read(self.context_encoder.model)
+            self.layers = layers.read(self.context_encoder.model)
             self.pair = PairScore(self.context_encoder)
         else:
             self.head = heads.make(self.options.cross_head, self.context_encoder.width)
@@ -118,5 +118,4 @@ class CrossRanker(Ranker):
 
     def run_apart(self, context: Tokens, candidate: Tokens) -> Tensor:
         """Score framed contexts [N, L] and the one candidate of each, [N, 1, L'] -> [N, 1], by `--start backbone`."""
-        dropout = self.options.dropout if self.training else 0.0
-        return self.pair(*arrow.run(self.context_encoder, context, candidate, False, self.pair.bias, dropout))
+        return self.pair(self.context_encoder, self.layers, context, candidate, self.dropout_now)

@@ -86,12 +86,12 @@ class LateRanker(Ranker):
 
     def score_encoded(self, contexts: TokenStates, encoded: TokenStates) -> Tensor:
         scale, lengths = self.options.late_scale, contexts.mask.sum(-1, keepdim=True)
-        scores = maths.maxsim(*contexts, *encoded)  # [B, C]
-        scores = scores * (scale / lengths) if scale else scores
         if self.options.late_direction == "context":
-            return scores
-        others = maths.maxsim_of_candidates(*contexts, *encoded)  # [B, C]
-        others = others * (scale / encoded.mask.sum(-1).clamp(min=1)) if scale else others
+            scores = maths.maxsim(*contexts, *encoded)  # [B, C]
+            return scores * (scale / lengths) if scale else scores
+        scores, others = maths.maxsim_both(*contexts, *encoded)  # [B, C]
+        if scale:
+            scores, others = scores * (scale / lengths), others * (scale / encoded.mask.sum(-1).clamp(min=1))
         return (scores + others) / 2
 
     # --- states -> vectors --------------------------------------------------------------------------------------------

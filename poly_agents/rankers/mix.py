@@ -243,14 +243,12 @@ class MixRanker(Ranker):
 
     def interact(self, contexts: Contexts, encoded: Tensor) -> Tensor:
         """Run the interaction layers: encoded contexts and candidates [G, C, K, D] -> scores [B, C]."""
-        dropout = self.options.dropout if self.training else 0.0
         hint = None if contexts.mean is None else contexts.mean.unsqueeze(1).expand(-1, encoded.shape[1], -1)
         mixed = Mixed(encoded, hint)
         for interaction, context in zip(self.interactions, contexts.layers, strict=True):
-            mixed = interaction(mixed, context, dropout)
+            mixed = interaction(mixed, context, self.dropout_now)
         candidate, hint = mixed.vectors.float().mean(-2), mixed.hint.float()  # [B, C, D]
-        if self.options.from_backbone:
-            return SCALE * (normalize(candidate, dim=-1) * normalize(hint, dim=-1)).sum(-1)
-        if self.options.mix_cosine:
-            return self.options.mix_scale * (normalize(candidate, dim=-1) * normalize(hint, dim=-1)).sum(-1)
+        if self.options.from_backbone or self.options.mix_cosine:
+            scale = SCALE if self.options.from_backbone else self.options.mix_scale
+            return scale * (normalize(candidate, dim=-1) * normalize(hint, dim=-1)).sum(-1)
         return (candidate * hint).sum(-1)

@@ -58,7 +58,7 @@ class UniRanker(Ranker):
                 f"the attention of {model.config.model_type} depends on the distance of two tokens, and candidates at "
                 "the same positions have none; give a --backbone of the BERT family, or --start backbone"
             )
-        layers.read(model)
+        self.layers = layers.read(model)
         if self.options.from_backbone:
             self.pair = PairScore(self.context_encoder)
         else:
@@ -90,8 +90,8 @@ class UniRanker(Ranker):
 
     def run(self, context: Tokens, candidates: Tokens) -> Tensor:
         """Score framed contexts [B, L] and their candidates [B, C, L'] -> [B, C]."""
-        encoder, dropout = self.context_encoder, self.options.dropout if self.training else 0.0
+        encoder, dropout = self.context_encoder, self.dropout_now
         if self.options.from_backbone:
-            return self.pair(*arrow.run(encoder, context, candidates, False, self.pair.bias, dropout))
-        _, read = arrow.run(encoder, context, candidates, True, None, dropout)
+            return self.pair(encoder, self.layers, context, candidates, dropout)
+        _, read = arrow.run(encoder, self.layers, context, candidates, True, None, dropout)
         return self.head(maths.mean(*read)).squeeze(-1)

@@ -124,25 +124,35 @@ def maxsim(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: T
     return best.masked_fill(~mask.unsqueeze(1), 0).sum(-1, dtype=torch.float32)
 
 
-def maxsim_of_candidates(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
-    """Return the scores of late interaction with exchanged roles: each candidate token meets its best context token.
+def maxsim_both(contexts: Tensor, mask: Tensor, candidates: Tensor, candidate_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores of late interaction in both directions, of the same products.
 
-        score = sum_j max_i context_i . candidate_j
+        sum_i max_j context_i . candidate_j    and    sum_j max_i context_i . candidate_j
 
-    Args and result are those of `maxsim`. A candidate without a real token scores 0.
+    Args:
+        contexts: [B, L, D].
+        mask: [B, L] bool, True for real tokens.
+        candidates: [G, C, L', D].
+        candidate_mask: [G, C, L'] bool.
+
+    Returns:
+        What `maxsim` returns, [B, C], and the same with exchanged roles, 0 for a candidate without a real token.
 
     >>> context, candidate = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[[3.0, 4.0], [5.0, 1.0]]]])
     >>> real = torch.tensor([[True, True]])
-    >>> maxsim_of_candidates(context, real, candidate, real.unsqueeze(0))  # 8 + 5
-    tensor([[13.]])
+    >>> maxsim_both(context, real, candidate, real.unsqueeze(0))  # 5 + 8, 8 + 5
+    (tensor([[13.]]), tensor([[13.]]))
     """
     size = max(1, PRODUCTS // (contexts.shape[0] * contexts.shape[1] * candidates.shape[2]))
     sums = []
     for part, real in zip(candidates.split(size, 1), candidate_mask.split(size, 1), strict=True):
-        products = part.flatten(1, 2) @ contexts.mT  # [B, C L', L]
-        best = products.masked_fill(~mask.unsqueeze(1), -torch.inf).amax(-1).unflatten(1, part.shape[1:3])  # [B, C, L']
-        sums.append(best.masked_fill(~real, 0).sum(-1, dtype=torch.float32))
-    return torch.cat(sums, 1)
+        products = (part.flatten(1, 2) @ contexts.mT).unflatten(1, part.shape[1:3])  # [B, C, L', L]
+        best = products.masked_fill(~real.unsqueeze(-1), -torch.inf).amax(2)  # [B, C, L]
+        best_context = products.masked_fill(~mask[:, None, None], -torch.inf).amax(-1)  # [B, C, L']
+        kept = best.masked_fill(~mask.unsqueeze(1), 0), best_context.masked_fill(~real, 0)
+        sums.append([each.sum(-1, dtype=torch.float32) for each in kept])
+    one, other = (torch.cat(parts, 1) for parts in zip(*sums, strict=True))
+    return one, other
 
 
 def _best(keys: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:

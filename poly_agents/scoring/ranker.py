@@ -235,6 +235,11 @@ class Ranker(nn.Module, ABC):
             self._trained += 1
         return super().train(mode)
 
+    @property
+    def dropout_now(self) -> float:
+        """Return the dropout of a run: 0 outside of training."""
+        return self.options.dropout if self.training else 0.0
+
     def weights_version(self) -> tuple:
         """Return a value that changes whenever weights may have changed: what was encoded under another one is stale.
 

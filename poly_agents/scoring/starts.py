@@ -7,14 +7,16 @@ knows about pairs of texts: the cosine of their mean states. A system that reads
 near chance then, and needs many examples to learn again what its backbone knew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from poly_agents.encoders import arrow
 from poly_agents.encoders.backbone import Backbone, reduced_states
-from poly_agents.encoders.states import TokenStates
+from poly_agents.encoders.layers import Layer
 from poly_agents.options import option
 from poly_agents.scoring import maths
 from poly_agents.scoring.ranker import Ranker
@@ -58,7 +60,7 @@ def cosines(ranker: Ranker, contexts: Tokens, candidates: Tokens) -> Tensor:
 
 
 class PairScore(nn.Module):
-    """Score contexts and candidates that were encoded together, and hold the bias between them.
+    """Encode contexts and candidates together, and score them.
 
     Attributes:
         bias: what is added to the attention's logits between a context and its candidates, [layers, H].
@@ -70,8 +72,11 @@ class PairScore(nn.Module):
         self.head = nn.Linear(encoder.width, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, contexts: TokenStates, candidates: TokenStates) -> Tensor:
-        """Score contexts [B, L, D] and their candidates [B, C, L', D] -> [B, C]."""
-        context, candidate = (maths.mean(*part) for part in (contexts, candidates))  # [B, D] and [B, C, D]
+    def forward(
+        self, encoder: Backbone, layers: Sequence[Layer], context: Tokens, candidates: Tokens, dropout: float
+    ) -> Tensor:
+        """Score framed contexts [B, L] and their candidates [B, C, L'] -> [B, C]. Arguments as of `arrow.run`."""
+        states = arrow.run(encoder, layers, context, candidates, False, self.bias, dropout)
+        context, candidate = (maths.mean(*part) for part in states)  # [B, D] and [B, C, D]
         cosine = (normalize(context, dim=-1).unsqueeze(1) * normalize(candidate, dim=-1)).sum(-1)
         return SCALE * cosine + self.head(candidate).squeeze(-1)

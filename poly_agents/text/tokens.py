@@ -14,6 +14,11 @@ class Tokens(NamedTuple):
     mask: Tensor  # [..., L] bool
     segments: Tensor  # [..., L] int64
 
+    @property
+    def places(self) -> Tensor:
+        """Return the place of each real token in its text, counted from 0: [..., L]. That of padding has no meaning."""
+        return self.mask.cumsum(-1) - 1
+
     def select(self, index: Tensor | tuple[Tensor, ...]) -> "Tokens":
         """Pick rows by an index of the first axis, or by one for each of the first axes."""
         return Tokens(*(part[index] for part in self))
